@@ -1,0 +1,76 @@
+"""The errors that a user can cause, as one tree.
+
+    DlkitError                  the user's business: shown in a box, exit code 2, no traceback
+    ├── ConfigError             settings that do not hold; carries one sentence per problem
+    ├── UnknownChoice           a name that the catalog does not have
+    ├── ImageError              a file that is no picture, or none that we accept
+    ├── DatasetError            a data set that cannot be used
+    ├── DownloadError           a file that could not be fetched whole
+    │   └── OfflineError        there is no network, or the server does not answer
+    ├── DivergedError           a training whose loss is no longer a number
+    ├── DeviceError             a device that was asked for and is not there
+    ├── RunError                a run that is not there, or cannot do what was asked
+    └── BundleError             a saved model that is missing, damaged or not ours
+
+A message is one or two full sentences: what must hold; what was found; what to do.
+Anything that is not a DlkitError is our bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+
+
+class DlkitError(Exception):
+    """Something the user can mend; `str(error)` is fit to be shown."""
+
+
+class ConfigError(DlkitError):
+    """Settings that do not hold; `problems` has one sentence for each."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" ".join(self.problems))
+
+
+class UnknownChoice(DlkitError):
+    """A name that is not in the catalog."""
+
+    def __init__(self, kind: str, name: object, choices: Iterable[str]) -> None:
+        super().__init__(f"There is no {kind} called {str(name)[:60]!r}. Choose one of: {', '.join(choices)}.")
+
+
+class ImageError(DlkitError):
+    """A file that cannot be read as a picture."""
+
+
+class DatasetError(DlkitError):
+    """A data set that cannot be used."""
+
+
+class DownloadError(DlkitError):
+    """A file that could not be fetched whole and unharmed."""
+
+
+class OfflineError(DownloadError):
+    """No network, or a server that does not answer."""
+
+
+class DeviceError(DlkitError):
+    """A device that was asked for and is not there."""
+
+
+class RunError(DlkitError):
+    """A run that does not exist, or whose state forbids what was asked."""
+
+
+class BundleError(DlkitError):
+    """A saved model that is missing, damaged, or not one of ours."""
+
+
+class DivergedError(DlkitError):
+    """A loss that is no longer a number."""
+
+    def __init__(self, step: int, learning_rate: float) -> None:
+        super().__init__(
+            f"Training diverged: the loss was not a finite number at step {step}. "
+            f"Try a learning rate of {learning_rate / 10:g}, or gradient clipping of 1."
+        )

@@ -1,0 +1,53 @@
+"""What the person who runs the server decides: read from the environment (`DLKIT_…`) or a `.env` file.
+
+Below `app.py` and `__main__` this is the only module that reads the environment.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Server settings; each field is one environment variable with the prefix `DLKIT_`."""
+
+    model_config = SettingsConfigDict(env_prefix="DLKIT_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(Path("~/.dlkit"), description="Folder of all state: store, data sets, runs, weights.")
+    worker_threads: int = Field(0, ge=0, description="CPU threads of a training worker; 0 = all cores but one.")
+    cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
+    cache_mb: PositiveInt = Field(2048, description="Memory for decoded images of one run, in MB.")
+    max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
+    max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
+    download_timeout_seconds: PositiveFloat = Field(20, description="Silence after which a download counts as broken.")
+    warm_up: bool = Field(True, description="Load torch and the ImageNet model when the server starts.")
+    allowed_hosts: tuple[str, ...] = Field(
+        ("localhost", "127.0.0.1", "[::1]"), description="Host names under which the server answers."
+    )
+    max_sessions_per_address: PositiveInt = Field(24, description="Open browser sessions per network address.")
+    max_upload_mb_per_session: PositiveInt = Field(128, description="Uploaded bytes that one session may hold, in MB.")
+
+    @property
+    def data_folder(self) -> Path:
+        """`home`, with `~` expanded and made absolute."""
+        return self.home.expanduser().absolute()
+
+    def folder(self, *parts: str) -> Path:
+        """Return a folder below the data folder, made if it is not there."""
+        folder = self.data_folder.joinpath(*parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Return the environment for a process that this one starts: the same data folder wherever it is started."""
+    return {**os.environ, "DLKIT_HOME": str(settings().data_folder), **changes}
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,1 @@
+"""Images on disk: fetched, unpacked, found and read. Nothing here imports torch."""

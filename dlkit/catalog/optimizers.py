@@ -58,7 +58,8 @@ def torch_arguments(settings: Mapping[str, float]) -> dict[str, Any]:
 
 def _split_by_shape(groups: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Divide each group into one of 2-D parameters and one of all others; empty ones are left out."""
-    matrices, others = [], []
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for group in groups:
         parameters = list(group["params"])
         for chosen, wanted in ((matrices, True), (others, False)):

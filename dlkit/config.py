@@ -1,0 +1,341 @@
+"""Every setting of a fine-tuning run, described once.
+
+From one field of `FinetuneConfig` come the widget, the command-line flag, the range check and its sentence, the
+README's table and the run record. Knows the catalogs; knows no data, no store and no torch.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.schedules import SCHEDULES
+from dlkit.errors import ConfigError
+
+CATALOGS: dict[str, Mapping[str, Any]] = {
+    "dataset": DATASETS,
+    "backbone": BACKBONES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augmentation": AUGMENTATIONS,
+    "mixing": MIXINGS,
+}
+#: fields whose default is the chosen optimizer's or schedule's own
+OPTIMIZER_SETTINGS = tuple(dict.fromkeys(name for entry in OPTIMIZERS.values() for name in entry.settings))
+SCHEDULE_SETTINGS = tuple(dict.fromkeys(name for entry in SCHEDULES.values() for name in entry.settings))
+#: pictures smaller than this are trained at this size: below it most backbones have too few pixels left to pool
+SMALL_IMAGE_SIZE = 112
+
+
+def setting(
+    default: Any, title: str, help: str, *, basic: bool = False, logarithmic: bool = False, **bounds: Any
+) -> Any:
+    """Return a pydantic field that also carries what a widget, a flag and a sentence need."""
+    if any(name in bounds for name in ("ge", "gt", "le", "lt")):
+        bounds["allow_inf_nan"] = False
+    extra: dict[str, Any] = {"basic": basic, "logarithmic": logarithmic}
+    return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
+
+
+class FinetuneConfig(BaseModel):
+    """One fine-tuning run; two equal configs on one machine give two equal models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+    name: str = setting("", "Name", "What the run is called; empty gives it a name from its choices.", max_length=80)
+    dataset: str = setting("flowers-mini", "Data set", "The labelled pictures to learn from.", basic=True)
+    backbone: str = setting(
+        "efficientnet-lite0", "Backbone", "The pretrained network that the new classifier stands on.", basic=True
+    )
+    strategy: Literal["head", "full"] = setting(
+        "head", "Strategy", "head: only the new last layer learns. full: the head first, then every layer.", basic=True
+    )
+    optimizer: str = setting("adamw", "Optimizer", "The rule that turns gradients into steps.", basic=True)
+    learning_rate: float | None = setting(
+        None,
+        "Learning rate",
+        "How far one step goes; empty takes the optimizer's own default.",
+        basic=True,
+        logarithmic=True,
+        ge=1e-8,
+        le=10,
+    )
+    epochs: int = setting(10, "Epochs", "How often every training picture is seen.", basic=True, ge=1, le=1000)
+    head_epochs: int = setting(
+        3, "Head epochs first", "Epochs of the head alone before every layer learns (full only).", ge=0, le=100
+    )
+    batch_size: int = setting(32, "Batch size", "Pictures per step.", ge=1, le=1024)
+    image_size: int | None = setting(
+        None,
+        "Image size",
+        "Side of the square that the network sees, in pixels; empty takes what suits.",
+        ge=32,
+        le=512,
+    )
+    augmentation: str = setting("light", "Augmentation", "How much a picture changes from epoch to epoch.")
+    feature_views: int = setting(
+        2, "Views per picture", "Augmented versions whose features are kept (head only).", ge=1, le=16
+    )
+    mixing: str = setting("none", "Mixing", "Blend pictures and labels of a batch (full only).")
+    mixing_alpha: float = setting(0.4, "Mixing strength", "Alpha of the Beta distribution of the shares.", gt=0, le=10)
+    schedule: str = setting("one-cycle", "Schedule", "How the learning rate changes during training.")
+    weight_decay: float | None = setting(None, "Weight decay", "How strongly weights are pulled to zero.", ge=0, le=1)
+    momentum: float | None = setting(None, "Momentum", "Share of the last step that goes on.", ge=0, lt=1)
+    beta1: float | None = setting(None, "Beta 1", "Memory of the gradient's mean.", ge=0, lt=1)
+    beta2: float | None = setting(None, "Beta 2", "Memory of the gradient's square.", ge=0, lt=1)
+    epsilon: float | None = setting(
+        None, "Epsilon", "Keeps the division from blowing up.", logarithmic=True, gt=0, le=0.1
+    )
+    rho: float | None = setting(None, "Rho", "Memory of the squared gradients and steps.", ge=0, lt=1)
+    smoothing: float | None = setting(None, "Smoothing", "Memory of the squared gradients.", ge=0, lt=1)
+    learning_rate_decay: float | None = setting(None, "Rate decay", "Extra decay of the rate at each step.", ge=0, le=1)
+    momentum_decay: float | None = setting(None, "Momentum decay", "How fast momentum warms up.", ge=0, le=1)
+    decay: float | None = setting(None, "Drop factor", "What the rate is multiplied by when it drops.", gt=0, le=1)
+    decay_epochs: int | None = setting(None, "Epochs per drop", "Epochs between two drops.", ge=1, le=1000)
+    rise: float | None = setting(None, "Rising share", "Share of the steps during which the rate rises.", ge=0, le=0.9)
+    start_divisor: float | None = setting(
+        None, "Start divisor", "The first rate is the full one over this.", ge=1, le=1e4
+    )
+    patience: int | None = setting(None, "Plateau patience", "Epochs without improvement before a drop.", ge=0, le=100)
+    backbone_rate_factor: float = setting(
+        0.1, "Backbone rate factor", "The backbone's rate as a share of the head's (full only).", gt=0, le=1
+    )
+    freeze_batchnorm: bool = setting(
+        True, "Keep BatchNorm statistics", "Use the pretrained means and variances: safer with few pictures."
+    )
+    dropout: float = setting(
+        0.0, "Dropout", "Share of features that are hidden from the head at each step.", ge=0, lt=1
+    )
+    label_smoothing: float = setting(
+        0.0, "Label smoothing", "Share of each label that is spread over all classes.", ge=0, lt=1
+    )
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Class weights", "balanced: rare classes count more, in proportion to how rare they are."
+    )
+    gradient_clipping: float = setting(
+        0.0, "Gradient clipping", "Largest norm of all gradients together; 0 leaves them as they are.", ge=0, le=1000
+    )
+    ema_decay: float = setting(
+        0.0, "Weight averaging (EMA)", "Memory of the running average of the weights; 0 is off.", ge=0, lt=1
+    )
+    early_stopping: int = setting(
+        0, "Early stopping", "Epochs without a lower validation loss before the run ends; 0 never.", ge=0, le=1000
+    )
+    seed: int = setting(0, "Seed", "Start of every random draw.", ge=0, le=2**31 - 1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "auto", "Device", "auto takes CUDA, then Apple's MPS, then the CPU."
+    )
+
+    @field_validator(*CATALOGS)
+    @classmethod
+    def _is_in_catalog(cls, value: str, info: ValidationInfo) -> str:
+        if value not in CATALOGS[str(info.field_name)]:
+            raise PydanticCustomError("choice", "not in the catalog")
+        return value
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "FinetuneConfig":
+        problems = list(_contradictions(self))
+        if problems:
+            raise PydanticCustomError("contradiction", "{text}", {"text": " ".join(problems), "problems": problems})
+        return self
+
+    def resolved(self) -> "FinetuneConfig":
+        """Return the same run with every default written out, as it is recorded and trained."""
+        optimizer, schedule = OPTIMIZERS[self.optimizer], SCHEDULES[self.schedule]
+        defaults: dict[str, Any] = {**optimizer.settings, **schedule.settings}
+        defaults["learning_rate"] = optimizer.learning_rate
+        defaults["image_size"] = suggested_image_size(self.dataset, self.backbone)
+        defaults["name"] = f"{DATASETS[self.dataset].title} · {BACKBONES[self.backbone].title} · {self.strategy}"
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) in (None, "")}
+        return self.model_copy(update=missing)
+
+    def optimizer_settings(self) -> dict[str, float]:
+        """Return the settings that the chosen optimizer uses, defaults written out."""
+        return self._own(OPTIMIZERS[self.optimizer].settings)
+
+    def schedule_settings(self) -> dict[str, float]:
+        """Return the settings that the chosen schedule uses, defaults written out."""
+        return self._own(SCHEDULES[self.schedule].settings)
+
+    def _own(self, defaults: Mapping[str, float]) -> dict[str, float]:
+        return {
+            name: default if getattr(self, name) is None else getattr(self, name) for name, default in defaults.items()
+        }
+
+
+def suggested_image_size(dataset: str, backbone: str) -> int:
+    """Return the side in pixels that suits: the backbone's own, or less where the pictures are tiny anyway."""
+    network = BACKBONES[backbone]
+    if network.fixed_size or DATASETS[dataset].image_size >= SMALL_IMAGE_SIZE:
+        return network.input_size
+    return max(SMALL_IMAGE_SIZE, network.min_size)
+
+
+def parse(values: Mapping[str, Any]) -> FinetuneConfig:
+    """Return the config for `values` (typed or as text); raise ConfigError with a sentence for every problem."""
+    try:
+        return FinetuneConfig.model_validate({name: _plain(name, value) for name, value in values.items()})
+    except ValidationError as error:
+        raise ConfigError(dict.fromkeys(_sentences(error))) from None
+
+
+def settings_in_use(config_values: Mapping[str, Any]) -> list[str]:
+    """Return the fields that matter for these choices, in their order: what a form shows and a record prints."""
+    return [name for name in FinetuneConfig.model_fields if not _why_unused(name, config_values)]
+
+
+def describe(name: str) -> "Setting":
+    """Return what a widget or a flag has to know of one field."""
+    return Setting.of(name, FinetuneConfig.model_fields[name])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field, as a form or a command line sees it."""
+
+    name: str
+    title: str
+    help: str
+    kind: type  # bool, int, float or str
+    default: Any
+    choices: tuple[str, ...] | None
+    is_basic: bool
+    is_logarithmic: bool
+    rule: str  # "a whole number from 1 to 1000"
+
+    @classmethod
+    def of(cls, name: str, field: FieldInfo) -> "Setting":
+        """Read the description that stands in the config's field."""
+        extra = typing.cast(dict[str, Any], field.json_schema_extra)
+        kind, choices = _kind(field), _choices(name, field)
+        return cls(
+            name,
+            field.title or name,
+            field.description or "",
+            kind,
+            field.default,
+            choices,
+            extra["basic"],
+            extra["logarithmic"],
+            _rule(kind, choices, field),
+        )
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Strip text, and read an empty text as *not given* where a setting may be left out."""
+    if not isinstance(value, str):
+        return value
+    field = FinetuneConfig.model_fields.get(name)
+    is_optional = field is not None and type(None) in get_args(field.annotation)
+    return None if is_optional and not value.strip() else value.strip()
+
+
+def _kind(field: FieldInfo) -> type:
+    annotation = field.annotation
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return str if get_origin(annotation) is Literal else typing.cast(type, annotation)
+
+
+def _choices(name: str, field: FieldInfo) -> tuple[str, ...] | None:
+    if name in CATALOGS:
+        return tuple(CATALOGS[name])
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+
+
+def _rule(kind: type, choices: tuple[str, ...] | None, field: FieldInfo) -> str:
+    """Word the constraint that also checks."""
+    if choices:
+        return f"one of {', '.join(choices)}"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "a text of at most 80 characters"
+    low, high = _bounds(field)
+    return f"{'a whole number' if kind is int else 'a number'} {low} {high}"
+
+
+def _bounds(field: FieldInfo) -> tuple[str, str]:
+    found = {
+        name: getattr(part, name) for part in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(part, name)
+    }
+    low = f"of at least {found['ge']:g}" if "ge" in found else f"above {found['gt']:g}"
+    high = f"and at most {_number(found['le'])}" if "le" in found else f"and below {found['lt']:g}"
+    return low, high
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _contradictions(config: FinetuneConfig) -> Iterator[str]:
+    """Yield a sentence for each choice that does not fit another choice."""
+    chosen = config.model_dump()
+    for name in sorted(config.model_fields_set):
+        reason = _why_unused(name, chosen) if chosen[name] is not None else ""
+        if reason and chosen[name] != FinetuneConfig.model_fields[name].default:
+            yield reason
+    yield from _size_problems(config)
+
+
+def _size_problems(config: FinetuneConfig) -> Iterator[str]:
+    network = BACKBONES[config.backbone]
+    if config.image_size is None:
+        return
+    if network.fixed_size and config.image_size != network.input_size:
+        yield f"{network.title} takes pictures of {network.input_size} pixels only; got image_size {config.image_size}."
+    elif config.image_size < network.min_size:
+        yield f"{network.title} needs image_size of at least {network.min_size}; got {config.image_size}."
+
+
+def _why_unused(name: str, chosen: Mapping[str, Any]) -> str:
+    """Return a sentence where `name` means nothing for the chosen optimizer, schedule or strategy, else nothing."""
+    optimizer, schedule = OPTIMIZERS.get(chosen["optimizer"]), SCHEDULES.get(chosen["schedule"])
+    if optimizer and name in OPTIMIZER_SETTINGS and name not in optimizer.settings:
+        return f"{name} is not a setting of {optimizer.name}, which uses {', '.join(optimizer.settings)}. Leave it out."
+    if schedule and name in SCHEDULE_SETTINGS and name not in schedule.settings:
+        uses = ", ".join(schedule.settings) or "no settings of its own"
+        return f"{name} is not a setting of the schedule {schedule.name}, which uses {uses}. Leave it out."
+    if chosen["strategy"] == "head" and name in ("head_epochs", "mixing", "backbone_rate_factor", "freeze_batchnorm"):
+        return f"{name} needs the strategy full: with head the backbone's features are computed once and kept."
+    if chosen["strategy"] == "full" and name == "feature_views":
+        return "feature_views needs the strategy head; full draws a new view at every epoch."
+    if name == "mixing_alpha" and (chosen["strategy"] == "head" or chosen["mixing"] == "none"):
+        return "mixing_alpha needs mixing to be mixup or cutmix, and the strategy full."
+    return ""
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        if problem["type"] == "contradiction":
+            yield from problem["ctx"]["problems"]
+        elif problem["type"] == "extra_forbidden":
+            yield f"There is no setting called {str(problem['loc'][0])[:40]!r}."
+        else:
+            yield _sentence(str(problem["loc"][0]), problem["input"])
+
+
+def _sentence(name: str, value: Any) -> str:
+    """Say what must hold, what was found, and what would do."""
+    about = describe(name)
+    found = "nothing" if value in (None, "") else _shown(value)
+    hint = "" if about.default in (None, "") or about.choices else f" Try {about.default}."
+    return f"{about.title} ({name}) must be {about.rule}; got {found}.{hint}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

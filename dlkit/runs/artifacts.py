@@ -1,0 +1,105 @@
+"""The files of a run that can be read without torch: the model's description and zip, and the validation results."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlkit.errors import BundleError
+
+DESCRIPTION = "model.json"
+FORMAT = "dlkit-classifier/1"
+
+README = """A fine-tuned image classifier in two files: the weights as safetensors, and model.json with the backbone,
+the class names, the preprocessing and the checksum. From this folder alone, wherever it lies:
+
+    from pathlib import Path
+    from dlkit.data.images import read_image
+    from dlkit.engine.prediction import predict
+    print(predict(Path("this folder"), [read_image(Path("photo.jpg"))]))
+"""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the kept model said of every validation picture: labels (N,) int64, probabilities (N, C) float32."""
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The class with the highest probability for each picture, (N,)."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The cross-entropy of each picture in nats, (N,)."""
+        right = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
+        return -np.log(np.clip(right, 1e-12, 1))
+
+    def confusion(self) -> np.ndarray:
+        """Return how often a picture of class *row* was called class *column*, (C, C)."""
+        classes = self.probabilities.shape[1]
+        cells = np.bincount(self.labels * classes + self.predicted, minlength=classes * classes)
+        return cells.reshape(classes, classes)
+
+    def most_wrong(self, count: int) -> np.ndarray:
+        """Return the wrongly called pictures, highest loss first."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        return wrong[np.argsort(-self.losses[wrong], kind="stable")][:count]
+
+    def in_cell(self, actual: int, predicted: int) -> np.ndarray:
+        """Return the pictures behind one cell of the confusion matrix, highest loss first."""
+        found = np.flatnonzero((self.labels == actual) & (self.predicted == predicted))
+        return found[np.argsort(-self.losses[found], kind="stable")]
+
+    def save(self, path: Path) -> None:
+        """Write both arrays so that the file is either whole or the one before."""
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, labels=self.labels, probabilities=self.probabilities)
+        temporary.replace(path)
+
+
+def read_validation(folder: Path) -> Validation | None:
+    """Return the validation results of a run's folder; None where there are none yet."""
+    path = folder / "validation.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return Validation(arrays["labels"], arrays["probabilities"])
+
+
+def read_description(folder: Path) -> Mapping[str, Any]:
+    """Return what stands in the `model.json` of a bundle folder; BundleError where that is missing or not ours."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise BundleError("There is no saved model here: the run has not kept one, or its folder was removed.")
+    try:
+        description = json.loads(path.read_text())
+    except ValueError:
+        raise BundleError(f"{DESCRIPTION} must be JSON and is not: the model's folder is damaged.") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise BundleError(f"{DESCRIPTION} must have the format {FORMAT}; it is something else.")
+    return description
+
+
+def has_bundle(folder: Path) -> bool:
+    """Tell whether a model has been saved in this bundle folder."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def zip_bundle(folder: Path) -> bytes:
+    """Return a zip of the bundle: the weights, their description, and a note on how to load them."""
+    description = read_description(folder)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("README.txt", README)
+        archive.write(folder / DESCRIPTION, DESCRIPTION)
+        archive.write(folder / Path(description["weights"]).name, Path(description["weights"]).name)
+    return buffer.getvalue()

@@ -1,0 +1,282 @@
+"""The command line: `python -m dlkit …`, the twin of the pages.
+
+Flags of `train` are made from the fields of the config. With `--json` stdout is exactly one JSON document. An error
+that the user can mend is one or two sentences on stderr and exit code 2.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.config import FinetuneConfig, Setting, describe
+from dlkit.data.dataset import is_here
+from dlkit.data.images import read_image
+from dlkit.data.weights import has_weights
+from dlkit.errors import DlkitError
+from dlkit.runs import artifacts, service
+from dlkit.runs.records import Kind, Run, State
+
+FOLLOW_SECONDS = 0.3
+USER_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except DlkitError as error:
+        print(error, file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # `… | head` has seen enough
+        return 0
+
+
+def list_datasets(options: argparse.Namespace) -> None:
+    """List the data sets."""
+    rows = [
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "classes": entry.classes,
+            "train_images": entry.train_images,
+            "val_images": entry.val_images,
+            "download_mb": entry.download_mb,
+            "here": is_here(entry.name),
+            "licence": entry.licence,
+        }
+        for entry in DATASETS.values()
+    ]
+    _print_rows(rows, options.json)
+
+
+def list_backbones(options: argparse.Namespace) -> None:
+    """List the pretrained backbones."""
+    rows = [
+        {
+            "name": entry.name,
+            "parameters": entry.parameters,
+            "gflops": entry.gflops,
+            "input_size": entry.input_size,
+            "imagenet_top1": entry.top1,
+            "download_mb": entry.weights.size_mb,
+            "here": has_weights(entry),
+            "licence": entry.licence,
+        }
+        for entry in BACKBONES.values()
+    ]
+    _print_rows(rows, options.json)
+
+
+def list_optimizers(options: argparse.Namespace) -> None:
+    """List the optimizers with their own default rates and settings."""
+    rows = [
+        {
+            "name": entry.name,
+            "learning_rate": entry.learning_rate,
+            "settings": dict(entry.settings),
+            "summary": entry.summary,
+            "paper": entry.paper,
+        }
+        for entry in OPTIMIZERS.values()
+    ]
+    _print_rows(rows, options.json)
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Download a data set or a backbone's weights, and follow it."""
+    what = "dataset" if options.name in DATASETS else "backbone"
+    return _follow(service.submit_fetch(what, options.name), options)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Submit a run and follow it."""
+    values = {name: getattr(options, name) for name in FinetuneConfig.model_fields}
+    run = service.submit({name: value for name, value in values.items() if value is not None})
+    if options.detach:
+        _print_run(run, options.json)
+        return 0
+    return _follow(run, options)
+
+
+def list_runs(options: argparse.Namespace) -> None:
+    """List the runs, newest first."""
+    _print_rows([_summary(run) for run in service.store().list_runs(Kind.FINETUNE)], options.json)
+
+
+def show_run(options: argparse.Namespace) -> None:
+    """Show one run with its settings and history."""
+    run = service.find(options.run)
+    history = [
+        {"at": line.at.isoformat(), "actor": line.actor, "text": line.text} for line in service.store().history(run.id)
+    ]
+    if options.json:
+        _print_json({**_summary(run), "config": dict(run.config), "progress": vars(run.progress), "events": history})
+        return
+    _print_run(run, as_json=False)
+    print(*(f"  {name} = {value}" for name, value in run.config.items() if value is not None), sep="\n")
+    print(*(f"{line['at']}  {line['actor']}: {line['text']}" for line in history), sep="\n")
+
+
+def stop_run(options: argparse.Namespace) -> None:
+    """Ask a run to stop and keep its model."""
+    _print_run(service.stop(service.find(options.run).id), options.json)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Classify pictures."""
+    top_k = _whole(options.top_k, "--top-k", 1, 1000)
+    images = [read_image(_existing(path)) for path in options.images]
+    source = None if options.model == "imagenet" else service.run_folder(service.find(options.model).id) / "model"
+    if source is not None:
+        artifacts.read_description(source)  # says what is wrong before torch is loaded
+    from dlkit.engine import prediction
+
+    guesses = prediction.predict(source, images, top_k, options.device)
+    rows = [
+        {"file": path, "top": [{"label": guess.label, "probability": guess.probability} for guess in top]}
+        for path, top in zip(options.images, guesses, strict=True)
+    ]
+    if options.json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(row["file"])
+        print(*(f"  {guess['probability']:6.1%}  {guess['label']}" for guess in row["top"]), sep="\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dlkit", description="Fine-tune image classifiers, and predict.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in (("datasets", list_datasets), ("backbones", list_backbones), ("optimizers", list_optimizers)):
+        _command(commands, name, command)
+    _command(commands, "fetch", fetch).add_argument("name", help="a data set or a backbone")
+    training = _command(commands, "train", train)
+    for name in FinetuneConfig.model_fields:
+        _add_flag(training, describe(name))
+    training.add_argument("--detach", action="store_true", help="submit and leave it running")
+    runs = _command(commands, "runs", list_runs).add_subparsers(metavar="VERB")
+    _command(runs, "list", list_runs)
+    for name, command in (("show", show_run), ("stop", stop_run)):
+        _command(runs, name, command).add_argument("run", help="a run's id, or its beginning")
+    predicting = _command(commands, "predict", predict)
+    predicting.add_argument("model", help="a run's id, or imagenet")
+    predicting.add_argument("images", nargs="+", help="picture files")
+    predicting.add_argument("--top-k", default="5", help="how many classes to name")
+    predicting.add_argument("--device", default="auto", choices=describe("device").choices)
+    return parser
+
+
+def _command(commands: Any, name: str, command: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=(command.__doc__ or "").rstrip("."))
+    made.set_defaults(command=command)
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
+
+
+def _add_flag(parser: argparse.ArgumentParser, setting: Setting) -> None:
+    """Add the flag of one setting; its text goes to the config unread, so that the config words every problem."""
+    default = "" if setting.default in (None, "") else f" (default {setting.default})"
+    text = f"{setting.help} Must be {setting.rule}.{default}".replace("%", "%%")
+    parser.add_argument(
+        f"--{setting.name.replace('_', '-')}", dest=setting.name, help=text, metavar=setting.kind.__name__
+    )
+
+
+def _follow(run: Run, options: argparse.Namespace) -> int:
+    """Show the progress until the run ends; on Ctrl-C ask whether to stop it or to leave it running."""
+    while run.is_active:
+        try:
+            _show_progress(run)
+            time.sleep(FOLLOW_SECONDS)
+        except KeyboardInterrupt:
+            if not _wants_stop():
+                print(f"\nThe run goes on: python -m dlkit runs show {run.id[:8]}", file=sys.stderr)
+                return 0
+            service.stop(run.id)
+        run = service.run(run.id)
+        service.ensure_supervisor()
+    print(file=sys.stderr)
+    _print_run(run, options.json)
+    if run.failure:
+        print(run.failure, file=sys.stderr)
+    return 0 if run.state in (State.SUCCEEDED, State.STOPPED) else USER_ERROR
+
+
+def _wants_stop() -> bool:
+    if not sys.stdin.isatty():
+        return True
+    print("\nStop the run and keep its model? [y] stop, [n] leave it running: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower().startswith("y")
+
+
+def _show_progress(run: Run) -> None:
+    """Redraw one line on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        return
+    progress = run.progress
+    done = round(30 * (progress.share or 0))
+    left = "" if progress.seconds_left is None else f" {progress.seconds_left:.0f} s left"
+    phase = progress.phase or run.state
+    print(f"\r{'█' * done}{'·' * (30 - done)} {phase}{left}".ljust(78)[:78], end="", file=sys.stderr, flush=True)
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    values = {"run": run.id, "name": run.name, "state": run.state, "created_at": run.created_at.isoformat()}
+    return {**values, **run.summary, "failure": run.failure}
+
+
+def _print_run(run: Run, as_json: bool) -> None:
+    if as_json:
+        _print_json(_summary(run))
+        return
+    accuracy = run.summary.get("val_accuracy")
+    results = "" if accuracy is None else f" · validation accuracy {accuracy:.1%} after {run.summary['seconds']:.1f} s"
+    print(f"{run.id[:8]} {run.state} · {run.name}{results}")
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    shown = [[_cell(row.get(name)) for name in rows[0]] for row in rows] if rows else []
+    widths = [max(map(len, column)) for column in zip(rows[0], *shown, strict=True)] if rows else []
+    for line in [list(rows[0]), *shown] if rows else [["nothing yet"]]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths or [0], strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={item:g}" for name, item in value.items())
+    return "" if value is None else str(value)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=1))
+
+
+def _whole(text: str, flag: str, low: int, high: int) -> int:
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise DlkitError(f"{flag} must be a whole number from {low} to {high}; got {text[:40]}.")
+    return int(text)
+
+
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise DlkitError(f"There is no file {path}. Name a picture that exists.")
+    return Path(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

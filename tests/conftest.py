@@ -22,9 +22,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    """A headless Chromium."""
+    """A headless Chromium, closed before the next module: while Playwright 1.65 is open, `asyncio.run` fails."""
     executable = require_chromium()
     from playwright.sync_api import sync_playwright
 

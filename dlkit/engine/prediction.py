@@ -61,6 +61,11 @@ def warm_up() -> None:
     predict(None, [Image.new("RGB", (64, 64))])
 
 
+def is_warm() -> bool:
+    """Tell whether the ImageNet model is loaded."""
+    return any(version == IMAGENET for version, _ in tuple(_kept))
+
+
 def _probabilities(bundle: Bundle, images: Sequence[Image.Image]) -> torch.Tensor:
     """Return (N, C) float32 on the CPU."""
     squares = torch.stack([torch.tensor(bundle.preprocessing.square(image)) for image in images])

@@ -1,0 +1,92 @@
+"""Curves of a run by step and epoch, the drawn schedule, and the balance of classes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from dlkit.config import FinetuneConfig, learning_rates
+from dlkit.figures.palette import MARK, RATE, TRAINING, VALIDATION
+from dlkit.runs.records import Point
+from dlkit.words import escape_html
+
+MOST_POINTS = 2000
+HEIGHT = 260
+
+
+def loss_figure(points: Iterable[Point]) -> go.Figure:
+    """Draw the loss of each step, and of training and validation at each epoch's end."""
+    series = _series(points)
+    figure = _figure("Loss (nats)")
+    _add(figure, series.get("step/loss", []), "each step", MARK, width=1)
+    _add(figure, series.get("train/loss", []), "training", TRAINING, has_markers=True)
+    _add(figure, series.get("val/loss", []), "validation", VALIDATION, has_markers=True)
+    return figure
+
+
+def accuracy_figure(points: Iterable[Point]) -> go.Figure:
+    """Draw the accuracy of training and validation at each epoch's end."""
+    series = _series(points)
+    figure = _figure("Accuracy")
+    _add(figure, series.get("train/accuracy", []), "training", TRAINING, has_markers=True)
+    _add(figure, series.get("val/accuracy", []), "validation", VALIDATION, has_markers=True)
+    return figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
+
+
+def rate_figure(points: Iterable[Point]) -> go.Figure:
+    """Draw the learning rate of each step."""
+    figure = _figure("Learning rate")
+    _add(figure, _series(points).get("learning_rate", []), "learning rate", RATE)
+    return figure.update_layout(showlegend=False)
+
+
+def schedule_figure(config: FinetuneConfig, steps_per_epoch: int) -> go.Figure:
+    """Draw the learning rate that the config will use over all its epochs, phase by phase."""
+    head = [("head", config.head_epochs)] if config.strategy == "full" else []
+    rates: list[float] = []
+    for _, epochs in [*head, (config.strategy, config.epochs)]:
+        rates += learning_rates(config, epochs, steps_per_epoch)
+    points = [Point("learning_rate", step, (step + 1) / steps_per_epoch, rate) for step, rate in enumerate(rates)]
+    return rate_figure(points)
+
+
+def balance_figure(counts: Mapping[str, Mapping[str, int]]) -> go.Figure:
+    """Draw how many pictures each class has: {split: {class: count}}."""
+    figure = _figure("Pictures")
+    for (split, classes), colour in zip(counts.items(), (TRAINING, VALIDATION), strict=False):
+        names = [escape_html(name) for name in classes]
+        figure.add_bar(x=names, y=list(classes.values()), name=split, marker_color=colour)
+    return figure.update_layout(barmode="group").update_xaxes(title=None)
+
+
+def _series(points: Iterable[Point]) -> dict[str, list[Point]]:
+    series: dict[str, list[Point]] = {}
+    for point in points:
+        series.setdefault(point.key, []).append(point)
+    return series
+
+
+def _add(
+    figure: go.Figure, points: Sequence[Point], name: str, colour: str, width: float = 2, has_markers: bool = False
+) -> None:
+    shown = _thinned(points)
+    figure.add_scatter(
+        x=[point.epoch for point in shown],
+        y=[point.value for point in shown],
+        customdata=[point.step for point in shown],
+        hovertemplate="epoch %{x:.3g}, step %{customdata}: %{y:.4g}<extra>" + name + "</extra>",
+        name=name,
+        mode="lines+markers" if has_markers else "lines",
+        line={"color": colour, "width": width},
+    )
+
+
+def _thinned(points: Sequence[Point]) -> Sequence[Point]:
+    """Keep every n-th point and the last where there are more than MOST_POINTS."""
+    every = -(-len(points) // MOST_POINTS)
+    return points if every <= 1 else [*points[:-1:every], points[-1]]
+
+
+def _figure(title: str) -> go.Figure:
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
+    figure = go.Figure(layout={"height": HEIGHT, "margin": {"l": 8, "r": 8, "t": 28, "b": 8}, "legend": legend})
+    return figure.update_xaxes(title="Epoch", rangemode="tozero").update_yaxes(title=title)

@@ -1,0 +1,7 @@
+"""The colours of curves, the same everywhere: Okabe and Ito's, told apart by most colour-blind readers."""
+
+TRAINING = "#0072b2"
+VALIDATION = "#d55e00"
+RATE = "#009e73"
+MARK = "#8a8f98"
+SEQUENCE = "Blues"

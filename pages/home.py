@@ -1,0 +1,112 @@
+"""Start: classify a photo now, train in seconds, and what ran last."""
+
+import streamlit as st
+
+from dlkit.data.images import read_image
+from dlkit.runs import service
+from dlkit.runs.records import Kind, Run
+from dlkit.settings import settings
+from dlkit.words import duration, escape_markdown, percent
+from pages.parts import classify
+from pages.parts.notices import show_state, told
+
+SAMPLES = {"Cat": "chelsea", "Coffee": "coffee", "Rocket": "rocket"}
+
+
+def show_photo() -> None:
+    """Classify an uploaded photo, or one of the samples, with the ImageNet model."""
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        st.subheader("Classify a photo")
+        upload = st.file_uploader(
+            "Drop a photo", type="image", key="photo", max_upload_size=int(settings().max_image_mb)
+        )
+        sample = st.pills(
+            "or use one of these",
+            list(SAMPLES),
+            default="Cat",
+            key="sample",
+            bind="query-params",
+        )
+        st.caption("Seen by EfficientNet-Lite0, trained on the 1 000 classes of ImageNet. Nothing leaves this machine.")
+    with right, told():
+        if upload is None and sample is None:
+            st.info("Drop a photo or choose a sample.")
+            return
+        image = (
+            classify.sample_photo(SAMPLES[sample])
+            if upload is None
+            else read_image(upload.getvalue(), name=upload.name)
+        )
+        if not classify.is_warm():  # no warm-up: the visitor decides when PyTorch is loaded
+            st.image(image, width="stretch", alt="The chosen photo")
+            if not st.button("Classify it", type="primary", icon=":material/image_search:", key="classify"):
+                return
+        with st.spinner("Looking …"):
+            (guesses,) = classify.classify(classify.IMAGENET, [image], top_k=5)
+        classify.show_answer(image, guesses)
+
+
+@st.fragment(run_every=1)
+def wait_for_model() -> None:
+    """Hold the place of the first answer while the server loads PyTorch."""
+    if classify.is_warm():
+        st.rerun()
+    st.subheader("Classify a photo")
+    st.caption("The ImageNet model is being loaded: a few seconds.")
+    st.skeleton(height=300)
+
+
+def show_training() -> None:
+    """Offer a training that ends before anyone gets bored."""
+    with st.container(border=True, height="stretch"):
+        st.subheader("Train on pictures")
+        st.write("500 photographs of five flowers, a new last layer on a pretrained network: some ten seconds.")
+        if st.button("Train the flowers sample", type="primary", icon=":material/play_arrow:", key="train_sample"):
+            with told():
+                run = service.submit({})
+                st.switch_page("runs.py", query_params={"run": run.id})
+        st.page_link("train.py", label="Choose everything yourself", icon=":material/tune:")
+
+
+def show_data() -> None:
+    """Point to the data sets."""
+    with st.container(border=True, height="stretch"):
+        st.subheader("Look at the data")
+        st.write("Twelve data sets: three are here, nine are fetched at first use. See what the model sees.")
+        st.page_link("data.py", label="Open the gallery", icon=":material/photo_library:")
+
+
+def show_recent(runs: list[Run]) -> None:
+    """Show the newest runs as cards."""
+    st.subheader("Recent runs")
+    if not runs:
+        st.caption("Nothing has run yet. The first run will stand here.")
+        return
+    for column, run in zip(st.columns(4), runs, strict=False):
+        with column, st.container(border=True):
+            curve = [point.value for point in service.store().curve(run.id, keys=["val/accuracy"])]
+            show_state(run.state)
+            st.metric(
+                escape_markdown(run.name),
+                percent(run.summary.get("val_accuracy")),
+                chart_data=curve or None,
+                help="Validation accuracy, and how it grew.",
+            )
+            st.page_link("runs.py", label=f"Open · {duration(run.seconds)}", query_params={"run": run.id})
+
+
+st.title("dlkit studio")
+st.caption(
+    "Pick data, a pretrained network and an optimizer; fine-tune, watch it learn, and classify your own pictures."
+)
+if settings().warm_up and not classify.is_warm():
+    wait_for_model()
+else:
+    show_photo()
+first, second = st.columns(2)
+with first:
+    show_training()
+with second:
+    show_data()
+show_recent(service.store().list_runs(Kind.FINETUNE, limit=4))

@@ -1,0 +1,118 @@
+"""A form from the config: each setting's widget, label, help and default come from its one field.
+
+Numbers are text fields on purpose: whatever is typed stays there, and the config words what is wrong with it. An empty
+field means the default, which stands in it in grey; so a filled field is a changed one.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.config import CATALOGS, FinetuneConfig, Setting, describe
+from pages.parts import link
+
+GROUPS = {
+    "Training": ("epochs", "head_epochs", "batch_size", "image_size", "early_stopping", "seed", "device", "name"),
+    "Optimizer": (
+        "weight_decay",
+        "momentum",
+        "beta1",
+        "beta2",
+        "epsilon",
+        "rho",
+        "smoothing",
+        "learning_rate_decay",
+        "momentum_decay",
+        "backbone_rate_factor",
+        "gradient_clipping",
+        "ema_decay",
+    ),
+    "Schedule": ("schedule", "decay", "decay_epochs", "rise", "start_divisor", "patience"),
+    "Pictures": ("augmentation", "feature_views", "mixing", "mixing_alpha"),
+    "Loss and regularisation": ("label_smoothing", "class_weights", "dropout", "freeze_batchnorm"),
+}
+RATES = [float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5)]
+
+
+def draw(name: str, defaults: Mapping[str, Any] | None = None) -> Any:
+    """Draw the widget of one setting and return what it holds, unread."""
+    setting = describe(name)
+    if setting.choices:
+        return _choice(setting)
+    if setting.kind is bool:
+        return st.toggle(setting.title, setting.default, key=name, help=setting.help, bind="query-params")
+    return _text(setting, (defaults or {}).get(name, setting.default))
+
+
+def draw_group(title: str, names: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw some settings behind a fold and return what they hold."""
+    with st.expander(title):
+        grid = st.grid(columns=3, min_column_width=200)
+        values = {}
+        for name in names:
+            with grid:
+                values[name] = draw(name, defaults)
+        return values
+
+
+def draw_rate(optimizer: str) -> Any:
+    """Draw the learning rate: a field for any number, and a logarithmic slider that fills it."""
+    setting, default = describe("learning_rate"), OPTIMIZERS[optimizer].learning_rate
+    _set_slider(st.session_state.get("learning_rate", ""), default)
+    text = _text(setting, default)
+    st.select_slider(
+        "Learning rate, logarithmic",
+        RATES,
+        key="rate_slider",
+        format_func=lambda rate: f"{rate:g}",
+        label_visibility="collapsed",
+        on_change=_take_slider,
+    )
+    return text
+
+
+def _take_slider() -> None:
+    st.session_state["learning_rate"] = f"{st.session_state['rate_slider']:g}"
+
+
+def _set_slider(text: str, default: float) -> None:
+    """Move the slider to the rate nearest to what the field says."""
+    try:
+        rate = float(text) if text.strip() else default
+        wanted = math.log(rate)
+    except ValueError:
+        return
+    if math.isfinite(wanted):
+        st.session_state["rate_slider"] = min(RATES, key=lambda known: abs(math.log(known) - wanted))
+
+
+def _text(setting: Setting, default: Any) -> str:
+    shown = "" if default in (None, "") else f"{default:g}" if isinstance(default, float) else str(default)
+    help_text = setting.help if setting.kind is str else f"{setting.help} It must be {setting.rule}."
+    return st.text_input(setting.title, key=setting.name, placeholder=shown, help=help_text, bind="query-params")
+
+
+def _choice(setting: Setting) -> str:
+    """Draw a choice: few as buttons, many as a list; entries of a catalog show their titles."""
+    catalog, options = CATALOGS.get(setting.name, {}), list(setting.choices or ())
+    draw = partial(st.segmented_control, required=True) if len(options) <= 4 else st.selectbox
+    return link.choose(
+        draw,
+        setting.title,
+        options,
+        key=setting.name,
+        default=setting.default,
+        help=setting.help,
+        format_func=lambda name: catalog[name].title if name in catalog else name,
+    )
+
+
+def unread(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that were given: an empty field is left to its default."""
+    return {
+        name: value for name, value in values.items() if value not in (None, "") and name in FinetuneConfig.model_fields
+    }

@@ -1,0 +1,38 @@
+"""What stands at the foot of the sidebar on every page: running work and the machine."""
+
+import streamlit as st
+
+from dlkit import machine
+from dlkit.runs import service
+from dlkit.runs.records import State
+from dlkit.words import duration, escape_markdown
+
+
+def show_frame() -> None:
+    """Draw the foot of the sidebar; it refreshes by itself while something runs."""
+    active = [run for run in service.store().list_runs() if run.is_active]
+    with st.sidebar:
+        st.fragment(_work, run_every=2 if active else None, key="frame_work")(len(active))
+        st.caption(f":material/memory: {_machine().headline}")
+
+
+def _work(known: int) -> None:
+    active = [run for run in service.store().list_runs() if run.is_active]
+    for run in active:
+        if run.state != State.RUNNING:
+            continue
+        left = "" if run.progress.seconds_left is None else f" · {duration(run.progress.seconds_left)} left"
+        st.page_link(
+            "runs.py", label=escape_markdown(run.name), icon=":material/play_circle:", query_params={"run": run.id}
+        )
+        st.progress(run.progress.share or 0.0, text=f"{run.progress.phase or 'starting'}{left}")
+    running = sum(run.state == State.RUNNING for run in active)
+    if active:
+        st.caption(f"{running} running · {len(active) - running} queued")
+    if len(active) != known and not active:
+        st.rerun()  # nothing runs any more: draw the page once without the timer
+
+
+@st.cache_data(ttl=10, show_spinner=False)
+def _machine() -> machine.Machine:
+    return machine.describe()

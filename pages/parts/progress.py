@@ -1,0 +1,54 @@
+"""Work that goes on, on a page: a bar that moves by itself until the work ends."""
+
+import streamlit as st
+
+from dlkit.runs import service
+from dlkit.runs.records import Kind, Run, State
+from dlkit.words import duration, escape_markdown, size
+from pages.parts.notices import told
+
+
+def show_fetch(what: str, name: str, title: str, megabytes: float) -> None:
+    """Offer a download, or show how far it is; when it ends the page is drawn anew."""
+    run = _latest_fetch(what, name)
+    if run is not None and run.is_active:
+        _follow_fetch(run.id)
+        return
+    if run is not None and run.state == State.FAILED:
+        st.error(escape_markdown(run.failure or "The download failed."), icon=":material/cloud_off:")
+    st.info(
+        f"{escape_markdown(title)} is not on this machine yet: {size(megabytes)} to fetch.", icon=":material/cloud:"
+    )
+    if st.button("Fetch it", icon=":material/cloud_download:", key=f"fetch_{name}", type="primary"):
+        with told():
+            service.submit_fetch(what, name)
+            st.rerun()
+
+
+def show_bar(run: Run) -> None:
+    """Show how far a run is, and how long it still takes."""
+    if run.state == State.QUEUED:
+        st.progress(0.0, text="queued: it starts when the work before it is done")
+        return
+    parts = [run.progress.phase or "starting"]
+    if run.progress.seconds_left is not None:
+        parts.append(f"{duration(run.progress.seconds_left)} left")
+    if run.progress.images_per_second:
+        parts.append(f"{run.progress.images_per_second:.3g} pictures/s")
+    st.progress(min(1.0, run.progress.share or 0.0), text=" · ".join(map(escape_markdown, parts)))
+
+
+@st.fragment(run_every=1)
+def _follow_fetch(run_id: str) -> None:
+    service.ensure_supervisor()
+    run = service.run(run_id)
+    if not run.is_active:
+        st.rerun()
+    show_bar(run)
+    if st.button("Cancel", key=f"cancel_{run_id}", icon=":material/close:"):
+        service.cancel(run_id)
+
+
+def _latest_fetch(what: str, name: str) -> Run | None:
+    wanted = {"what": what, "name": name}
+    return next((run for run in service.store().list_runs(Kind.FETCH) if run.config == wanted), None)

@@ -1,0 +1,275 @@
+"""Runs: all of them as a list, and one of them opened: live, then its results."""
+
+from typing import Any
+
+import streamlit as st
+
+from dlkit.config import FinetuneConfig, describe, settings_in_use
+from dlkit.data.dataset import is_here
+from dlkit.errors import DlkitError
+from dlkit.figures.curves import accuracy_figure, loss_figure, rate_figure
+from dlkit.figures.results import confusion_figure
+from dlkit.runs import artifacts, service
+from dlkit.runs.records import Kind, Run, State
+from dlkit.words import duration, escape_markdown, percent
+from pages.parts import pictures
+from pages.parts.notices import show_empty, show_error, show_state, told
+from pages.parts.progress import show_bar
+
+PAGE_OF_RUNS = 20
+WORST = 12
+BEHIND_A_CELL = 12
+PLAIN = {"displayModeBar": False}
+
+
+def show_list() -> None:
+    """Show all runs, newest first."""
+    st.title("Runs")
+    runs = service.store().list_runs(Kind.FINETUNE)
+    if not runs:
+        show_empty(
+            "Nothing has run yet. A run learns from a data set and stays here with its curves.", "train.py", "Train"
+        )
+        return
+    pages = -(-len(runs) // PAGE_OF_RUNS)
+    page = st.pagination(pages, key="runs_page") if pages > 1 else 1
+    for run in runs[(page - 1) * PAGE_OF_RUNS : page * PAGE_OF_RUNS]:
+        with st.container(border=True):
+            show_row(run)
+
+
+def show_row(run: Run) -> None:
+    """Show one run of the list."""
+    name, state, accuracy, time = st.columns([5, 2, 2, 2], vertical_alignment="center")
+    name.page_link("runs.py", label=escape_markdown(run.name), query_params={"run": run.id})
+    rate = f"{run.config['optimizer']}, learning rate {run.config['learning_rate']:g}"
+    name.caption(f"{rate} · {run.created_at:%Y-%m-%d %H:%M} UTC")
+    with state:
+        show_state(run.state)
+    accuracy.markdown(f"**{percent(run.summary.get('val_accuracy'))}** accuracy")
+    time.markdown(duration(run.seconds))
+
+
+def show_run(run_id: str) -> None:
+    """Show one run; a link to one that is gone says so and shows the list."""
+    try:
+        run = service.run(run_id)
+    except DlkitError as error:
+        show_error(error)
+        show_list()
+        return
+    st.page_link("runs.py", label="All runs", icon=":material/arrow_back:", query_params={})
+    st.title(escape_markdown(run.name))
+    show_actions(run)
+    if run.failure:
+        st.error(escape_markdown(run.failure), icon=":material/error:")
+    live, results, mistakes, settings, history = st.tabs(
+        ["Live", "Results", "Mistakes", "Settings", "History"], key="tab", on_change="rerun", bind="query-params"
+    )
+    with live:
+        st.fragment(show_live, run_every=1 if run.is_active else None, key="live")(run.id, run.state)
+    with results, told():
+        if results.open:
+            show_results(run)
+    with mistakes, told():
+        if mistakes.open:
+            show_mistakes(run)
+    with settings:
+        show_settings(run)
+    with history:
+        show_history(run)
+
+
+def show_actions(run: Run) -> None:
+    """Show the run's state and what can be done with it now."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        show_state(run.state)
+        if run.is_active:
+            if st.button("Stop", icon=":material/stop:", key="stop", help="Ends the run and keeps the model so far."):
+                service.stop(run.id)
+                st.rerun()
+            if st.button("Cancel", icon=":material/close:", key="cancel", help="Ends the run and discards its model."):
+                service.cancel(run.id)
+                st.rerun()
+        if has_model(run):
+            st.page_link(
+                "predict.py", label="Classify with it", icon=":material/image_search:", query_params={"model": run.id}
+            )
+            st.download_button(
+                "Export",
+                lambda: artifacts.zip_bundle(service.run_folder(run.id) / "model"),
+                f"dlkit-{run.id[:8]}.zip",
+                "application/zip",
+                icon=":material/download:",
+                on_click="ignore",
+                help="The weights as safetensors, and a JSON with classes and preprocessing.",
+            )
+        st.page_link(
+            "train.py", label="Launch again with changes", icon=":material/tune:", query_params=changed_settings(run)
+        )
+        if not run.is_active and st.button("Delete", icon=":material/delete:", key="delete", type="tertiary"):
+            service.delete(run.id)
+            st.switch_page("runs.py", query_params={})
+
+
+def show_live(run_id: str, known_state: State) -> None:
+    """Show progress and curves; while the run goes on this part draws itself anew every second."""
+    with told():
+        run = service.run(run_id)
+        if run.state != known_state:
+            st.rerun()
+        if run.is_active:
+            service.ensure_supervisor()
+            show_bar(run)
+        points = service.store().curve(run_id)
+        if not points:
+            st.caption("The curves appear here with the first step." if run.is_active else "No step was taken.")
+            return
+        show_numbers(run, {point.key: point.value for point in points})
+        left, right = st.columns(2)
+        left.plotly_chart(loss_figure(points), key="loss", config=PLAIN, alt="Loss over the epochs")
+        right.plotly_chart(accuracy_figure(points), key="accuracy", config=PLAIN, alt="Accuracy over the epochs")
+        st.plotly_chart(rate_figure(points), key="rate", config=PLAIN, alt="Learning rate over the epochs")
+
+
+def show_numbers(run: Run, latest: dict[str, float]) -> None:
+    """Show the headline: the kept model's where the run has ended, else the latest."""
+    ended = run.summary.get("val_accuracy") is not None
+    accuracy = run.summary["val_accuracy"] if ended else latest.get("val/accuracy")
+    loss = run.summary["val_loss"] if ended else latest.get("val/loss")
+    columns = st.columns(4)
+    columns[0].metric(
+        "Validation accuracy", percent(accuracy), help="Of the best epoch, whose model is kept." if ended else None
+    )
+    columns[1].metric("Validation loss", "–" if loss is None else f"{loss:.3f}")
+    columns[2].metric("Time", duration(run.seconds))
+    speed = run.summary.get("images_per_second") or run.progress.images_per_second
+    columns[3].metric("Pictures per second", "–" if speed is None else f"{speed:.3g}")
+
+
+def show_results(run: Run) -> None:
+    """Show the accuracy, the confusion matrix, and the pictures behind one of its cells."""
+    validation = artifacts.read_validation(service.run_folder(run.id))
+    if validation is None:
+        st.caption("The first results appear when the first epoch ends.")
+        return
+    classes = classes_of(run)
+    right = int((validation.predicted == validation.labels).sum())
+    st.metric(
+        "Right", f"{right} of {len(validation.labels)}", help="Validation pictures that the kept model names rightly."
+    )
+    counts = validation.confusion()
+    event = st.plotly_chart(
+        confusion_figure(counts, classes),
+        key="confusion",
+        on_select="rerun",
+        selection_mode="points",
+        config=PLAIN,
+        alt="Confusion matrix: rows are what the pictures show, columns what the model said",
+    )
+    cells = sorted(
+        ((int(actual), int(called)) for actual, called in zip(*counts.nonzero(), strict=True)),
+        key=lambda cell: (cell[0] == cell[1], -counts[cell]),
+    )
+    clicked = [tuple(int(value) for value in point["customdata"][:2]) for point in event["selection"]["points"]]
+    place = cells.index(clicked[0]) if clicked and clicked[0] in cells else 0
+    cell = st.selectbox(
+        "Pictures behind a cell",
+        cells,
+        index=place,
+        format_func=lambda cell: f"{classes[cell[0]]} called {classes[cell[1]]}: {counts[cell]}",
+        help="Click a cell of the matrix, or choose one here.",
+    )
+    show_pictures(run, validation, validation.in_cell(*cell)[:BEHIND_A_CELL], classes)
+
+
+def show_mistakes(run: Run) -> None:
+    """Show the pictures that the model is most wrong about."""
+    validation = artifacts.read_validation(service.run_folder(run.id))
+    if validation is None:
+        st.caption("The first mistakes appear when the first epoch ends.")
+        return
+    worst = validation.most_wrong(WORST)
+    if not len(worst):
+        st.success("Every validation picture is named rightly.")
+        return
+    st.caption("Wrongly named validation pictures, the most confident mistakes first.")
+    show_pictures(run, validation, worst, classes_of(run))
+
+
+def show_pictures(run: Run, validation: artifacts.Validation, indices: Any, classes: list[str]) -> None:
+    """Show validation pictures with what they are and what the model said."""
+    if not is_here(run.config["dataset"]):
+        st.caption("The data set is no longer on this machine, so its pictures cannot be shown.")
+        return
+    images = pictures.validation_pictures(run.config["dataset"], indices)
+    grid = st.grid(columns=6, min_column_width=130)
+    for index, image in zip(indices, images, strict=True):
+        called, actual = validation.predicted[index], validation.labels[index]
+        with grid, st.container():
+            st.image(image, width="stretch", alt=f"A picture of {classes[actual]}")
+            share = percent(float(validation.probabilities[index, called]), 0)
+            name = escape_markdown(classes[called])
+            st.caption(
+                f"{name} {share}" if called == actual else f"**{name}** {share}, is {escape_markdown(classes[actual])}"
+            )
+
+
+def show_settings(run: Run) -> None:
+    """Show what the run was told, and what came of it."""
+    told_values = {describe(name).title: _shown(run.config[name]) for name in settings_in_use(run.config)}
+    came = {name.replace("_", " "): _shown(value) for name, value in run.summary.items()}
+    left, right = st.columns(2)
+    left.dataframe(
+        {"setting": list(told_values), "value": list(told_values.values())}, hide_index=True, height="content"
+    )
+    if came:
+        right.dataframe({"result": list(came), "value": list(came.values())}, hide_index=True, height="content")
+    right.caption("The same run from a terminal")
+    right.code(command_of(run), language="bash", wrap_lines=True)
+
+
+def show_history(run: Run) -> None:
+    """Show what happened to the run, and the end of its log."""
+    for line in service.store().history(run.id):
+        st.markdown(f"`{line.at:%H:%M:%S}` {escape_markdown(line.actor)}: {escape_markdown(line.text)}")
+    log = service.log_tail(run.id)
+    if log:
+        st.caption("The end of the run's log")
+        st.code(log, language=None)
+
+
+def has_model(run: Run) -> bool:
+    """Tell whether a model of this run can be used."""
+    return artifacts.has_bundle(service.run_folder(run.id) / "model")
+
+
+def classes_of(run: Run) -> list[str]:
+    """Return the class names of the run's model."""
+    return list(artifacts.read_description(service.run_folder(run.id) / "model")["classes"])
+
+
+def changed_settings(run: Run) -> dict[str, str]:
+    """Return the run's settings that are not defaults, as parameters of the training page."""
+    defaults = FinetuneConfig().resolved().model_dump()
+    changed = {
+        name: value for name, value in run.config.items() if value not in (None, defaults.get(name)) and name != "name"
+    }
+    return {"level": "expert", **{name: str(value) for name, value in changed.items()}}
+
+
+def command_of(run: Run) -> str:
+    """Return the command that launches the same run."""
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in changed_settings(run).items() if name != "level"]
+    return " ".join(["python -m dlkit train", f"--dataset {run.config['dataset']}", *flags])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+chosen = st.query_params.get("run")
+if chosen is None:
+    show_list()
+else:
+    show_run(chosen)

@@ -1,0 +1,20 @@
+"""The frame around every page: navigation, the machine, and the work that goes on."""
+
+import streamlit as st
+
+from pages.parts.frame import show_frame
+
+pages = {
+    "Build": [
+        st.Page("home.py", title="Start", icon=":material/home:", default=True),
+        st.Page("data.py", title="Data", icon=":material/photo_library:"),
+        st.Page("train.py", title="Train", icon=":material/model_training:"),
+        st.Page("runs.py", title="Runs", icon=":material/monitoring:"),
+        st.Page("predict.py", title="Classify", icon=":material/image_search:"),
+    ]
+}
+
+st.set_page_config(page_title="dlkit studio", page_icon="🌻", layout="wide")
+page = st.navigation(pages)
+show_frame()
+page.run()

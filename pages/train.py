@@ -1,0 +1,160 @@
+"""Train: choose data, backbone, strategy and optimizer, see what that means, and launch."""
+
+from typing import Any
+
+import streamlit as st
+
+from dlkit.catalog.backbones import BACKBONES, BackboneEntry
+from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.schedules import SCHEDULES
+from dlkit.config import FinetuneConfig, parse, settings_in_use
+from dlkit.data.dataset import is_here
+from dlkit.data.weights import has_weights
+from dlkit.errors import ConfigError
+from dlkit.figures.curves import schedule_figure
+from dlkit.runs import service
+from dlkit.words import count, escape_markdown, size
+from pages.parts import forms, pictures
+from pages.parts.notices import show_error, told
+
+STRATEGIES = {
+    "head": "Only a new last layer learns; the pretrained network stays as it is. Seconds to minutes.",
+    "full": "The new last layer first, then every layer at a smaller rate. Slower, and better with enough pictures.",
+}
+
+
+def choose_data() -> str:
+    """Choose the data set; show a few of its pictures."""
+    st.subheader("1 · Data")
+    name = forms.draw("dataset")
+    entry, sheet = DATASETS[name], pictures.mosaic(name)
+    text, picture = st.columns([3, 1])
+    where = "is here" if is_here(name) else f"{size(entry.download_mb)} are fetched first"
+    text.caption(
+        f"{entry.classes} classes, {count(entry.train_images)} pictures to learn from and {count(entry.val_images)} to "
+        f"check with; {where}. {escape_markdown(entry.summary)}"
+    )
+    text.page_link("data.py", label="Look at it", icon=":material/photo_library:", query_params={"dataset": name})
+    if sheet is not None:
+        picture.image(sheet, width="stretch", alt=f"Nine pictures of {entry.title}")
+    return name
+
+
+def choose_backbone() -> str:
+    """Choose the pretrained network; show what it costs and can do."""
+    st.subheader("2 · Backbone")
+    name = forms.draw("backbone")
+    st.caption(facts_of(BACKBONES[name]))
+    return name
+
+
+def facts_of(entry: BackboneEntry) -> str:
+    """Return one paragraph about a backbone."""
+    where = "weights are here" if has_weights(entry) else f"{size(entry.weights.size_mb)} of weights are fetched first"
+    return (
+        f"{count(entry.parameters)} parameters · {entry.gflops:.2g} GFLOPs at {entry.input_size} px · "
+        f"{entry.top1:.1f} % right on ImageNet · {where} · {escape_markdown(entry.licence)}. "
+        f"{escape_markdown(entry.summary)}"
+    )
+
+
+def choose_how() -> dict[str, Any]:
+    """Choose the strategy and for how long."""
+    st.subheader("3 · How")
+    strategy = forms.draw("strategy")
+    st.caption(STRATEGIES[strategy])
+    return {"strategy": strategy}
+
+
+def choose_optimizer() -> dict[str, Any]:
+    """Choose the optimizer and its learning rate."""
+    st.subheader("4 · Optimizer")
+    optimizer = forms.draw("optimizer")
+    entry = OPTIMIZERS[optimizer]
+    st.caption(f"{escape_markdown(entry.summary)} [{escape_markdown(entry.paper)}]({entry.url})")
+    return {"optimizer": optimizer, "learning_rate": forms.draw_rate(optimizer), "epochs": forms.draw("epochs")}
+
+
+def choose_details(values: dict[str, Any]) -> dict[str, Any]:
+    """Draw every other setting that the choices use, in groups."""
+    chosen: dict[str, Any] = {}
+    schedule = st.session_state.get("schedule", FinetuneConfig.model_fields["schedule"].default)
+    defaults = {**OPTIMIZERS[values["optimizer"]].settings, **SCHEDULES[schedule].settings}
+    choices = {"schedule": schedule, "mixing": st.session_state.get("mixing", "none"), **values}
+    used = settings_in_use(choices)
+    for title, names in forms.GROUPS.items():
+        shown = [name for name in names if name in used and name != "epochs"]
+        if shown:
+            chosen |= forms.draw_group(title, shown, defaults)
+    return chosen
+
+
+def show_plan(values: dict[str, Any]) -> FinetuneConfig | None:
+    """Show what the choices mean: the schedule, and how many steps; or what is wrong with them."""
+    try:
+        config = parse(forms.unread(values)).resolved()
+    except ConfigError as error:
+        show_error(error)
+        return None
+    entry = DATASETS[config.dataset]
+    steps = -(-entry.train_images // config.batch_size)
+    epochs = config.epochs + (config.head_epochs if config.strategy == "full" else 0)
+    first, second = st.columns(2)
+    first.metric(
+        "Steps", count(steps * epochs), help=f"{steps} batches of {config.batch_size} in each of {epochs} epochs."
+    )
+    second.metric("Pictures seen as", f"{config.image_size} px")
+    st.caption(f"Schedule: {SCHEDULES[config.schedule].title}. {SCHEDULES[config.schedule].summary}")
+    st.plotly_chart(
+        schedule_figure(config, steps),
+        key="schedule_figure",
+        config={"displayModeBar": False},
+        alt="The learning rate over the epochs",
+    )
+    with st.expander("What the model sees", key="seen", on_change="rerun") as seen:
+        if seen.open and is_here(config.dataset):
+            data = pictures.dataset_of(config.dataset)
+            st.image(
+                pictures.augmented_sheet(
+                    data.name, data.fingerprint, config.backbone, config.augmentation, config.mixing, config.seed, 0
+                ),
+                width="stretch",
+                alt="One batch after augmentation",
+            )
+        elif seen.open:
+            st.caption("The pictures are fetched when the run starts.")
+    return config
+
+
+st.title("Train")
+level = st.segmented_control(
+    "Settings",
+    ["basic", "expert"],
+    default="basic",
+    required=True,
+    key="level",
+    bind="query-params",
+    help="Basic shows six settings, expert all. Both have the same defaults.",
+)
+form, plan = st.columns([3, 2], gap="large")
+with form:
+    values: dict[str, Any] = {"dataset": choose_data(), "backbone": choose_backbone()}
+    values |= choose_how()
+    values |= choose_optimizer()
+    if level == "expert":
+        values |= choose_details(values)
+with plan, st.container(border=True):
+    st.subheader("Plan")
+    config = show_plan(values)
+    if st.button(
+        "Launch",
+        type="primary",
+        icon=":material/rocket_launch:",
+        key="launch",
+        disabled=config is None,
+        width="stretch",
+    ):
+        with told():
+            run = service.submit(forms.unread(values))
+            st.switch_page("runs.py", query_params={"run": run.id})

@@ -41,8 +41,10 @@ def warm_up() -> None:
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Load what the home page needs before the first visitor, and torch beside the first visitors."""
-    import dlkit.runs.service  # noqa: F401
+    from dlkit.runs import service
+    from pages.parts import classify, frame  # noqa: F401
 
+    service.store()
     settle()
     if settings().warm_up:
         Thread(target=warm_up, name="warm-up", daemon=True).start()

@@ -2,15 +2,12 @@
 
 import streamlit as st
 
-from dlkit.data.images import read_image
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown, percent
 from pages.parts import classify
 from pages.parts.notices import show_state, told
-
-SAMPLES = {"Cat": "chelsea", "Coffee": "coffee", "Rocket": "rocket"}
 
 
 def show_photo() -> None:
@@ -23,28 +20,26 @@ def show_photo() -> None:
         )
         sample = st.pills(
             "or use one of these",
-            list(SAMPLES),
+            list(classify.SAMPLES),
             default="Cat",
             key="sample",
             bind="query-params",
         )
         st.caption("Seen by EfficientNet-Lite0, trained on the 1 000 classes of ImageNet. Nothing leaves this machine.")
     with right, told():
-        if upload is None and sample is None:
+        if upload is not None:
+            picture = classify.uploaded(upload)
+        elif sample is not None:
+            picture = classify.sample(sample)
+        else:
             st.info("Drop a photo or choose a sample.")
             return
-        image = (
-            classify.sample_photo(SAMPLES[sample])
-            if upload is None
-            else read_image(upload.getvalue(), name=upload.name)
-        )
         if not classify.is_warm():  # no warm-up: the visitor decides when PyTorch is loaded
-            st.image(image, width="stretch", alt="The chosen photo")
+            st.image(picture.image, width="stretch", alt="The chosen photo")
             if not st.button("Classify it", type="primary", icon=":material/image_search:", key="classify"):
                 return
-        with st.spinner("Looking …"):
-            (guesses,) = classify.classify(classify.IMAGENET, [image], top_k=5)
-        classify.show_answer(image, guesses)
+        (guesses,) = classify.classify(classify.IMAGENET, [picture], top_k=5)
+        classify.show_answer(picture, guesses)
 
 
 @st.fragment(run_every=1)

@@ -4,9 +4,8 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from dlkit.data.images import read_image
 from dlkit.errors import DlkitError, ImageError
-from dlkit.figures.results import data_uri
+from dlkit.figures.pictures import data_uri
 from dlkit.runs import artifacts, service
 from dlkit.settings import settings
 from dlkit.words import escape_csv, escape_markdown, percent
@@ -14,11 +13,8 @@ from pages.parts import classify, link
 from pages.parts.notices import show_error, told
 from pages.parts.pictures import dataset_of
 
-SAMPLES = {"Cat": "chelsea", "Coffee": "coffee", "Rocket": "rocket"}
 AT_ONCE = 8  # pictures between two movements of the progress bar
 THUMBNAIL = 128
-
-Picture = tuple[str, Image.Image]
 
 
 def choose_model() -> str:
@@ -34,9 +30,9 @@ def choose_model() -> str:
     )
 
 
-def given_pictures(model: str) -> list[Picture]:
+def given_pictures(model: str) -> list[classify.Picture]:
     """Return the pictures that were dropped, taken or chosen; those that cannot be read are named and left out."""
-    pictures: list[Picture] = []
+    pictures: list[classify.Picture] = []
     upload, camera, samples = st.tabs(
         ["Upload", "Camera", "Samples"], key="source", on_change="rerun", bind="query-params"
     )
@@ -55,16 +51,16 @@ def given_pictures(model: str) -> list[Picture]:
         pictures += chosen_samples(model)
     for file in [*files, *([shot] if shot else [])]:
         try:
-            pictures.append((file.name, read_image(file.getvalue(), name=file.name)))
+            pictures.append(classify.uploaded(file))
         except ImageError as error:
             show_error(error)
     return pictures
 
 
-def chosen_samples(model: str) -> list[Picture]:
+def chosen_samples(model: str) -> list[classify.Picture]:
     """Offer the photographs that come with dlkit, and the validation pictures of the model's own data set."""
-    chosen = st.pills("Photographs", list(SAMPLES), selection_mode="multi", key="photo_samples")
-    pictures = [(f"{SAMPLES[name]}.jpg", classify.sample_photo(SAMPLES[name])) for name in chosen]
+    chosen = st.pills("Photographs", list(classify.SAMPLES), selection_mode="multi", key="photo_samples")
+    pictures = [classify.sample(title) for title in chosen]
     if model == classify.IMAGENET:
         return pictures
     dataset = dataset_of(artifacts.read_description(classify.model_folder(model))["about"]["dataset"]["name"])
@@ -77,18 +73,16 @@ def chosen_samples(model: str) -> list[Picture]:
         key="class_samples",
     )
     for label in wanted:
-        pictures += [
-            (dataset.val.name(int(index)), dataset.val.read(int(index))) for index in dataset.val.indices_of(label)[:3]
-        ]
+        pictures += [classify.validation_picture(dataset, int(index)) for index in dataset.val.indices_of(label)[:3]]
     return pictures
 
 
-def classify_all(model: str, pictures: list[Picture], top_k: int) -> list[classify.Guesses]:
+def classify_all(model: str, pictures: list[classify.Picture], top_k: int) -> list[classify.Guesses]:
     """Return the answers for all pictures, with a bar that moves where there are many."""
     answers: list[classify.Guesses] = []
     bar = st.progress(0.0) if len(pictures) > AT_ONCE else None
     for start in range(0, len(pictures), AT_ONCE):
-        answers += classify.classify(model, [image for _, image in pictures[start : start + AT_ONCE]], top_k)
+        answers += classify.classify(model, pictures[start : start + AT_ONCE], top_k)
         if bar is not None:
             bar.progress(len(answers) / len(pictures), text=f"{len(answers)} of {len(pictures)} pictures")
     if bar is not None:
@@ -96,23 +90,23 @@ def classify_all(model: str, pictures: list[Picture], top_k: int) -> list[classi
     return answers
 
 
-def show_one(picture: Picture, guesses: classify.Guesses) -> None:
+def show_one(picture: classify.Picture, guesses: classify.Guesses) -> None:
     """Show one answer large: the bars over the picture."""
     _, middle, _ = st.columns([1, 4, 1])
     with middle:
-        classify.show_answer(picture[1], guesses)
-        st.caption(f"{escape_markdown(picture[0])}: {escape_markdown(guesses[0][0])}, {percent(guesses[0][1])}")
+        classify.show_answer(picture, guesses)
+        st.caption(f"{escape_markdown(picture.name)}: {escape_markdown(guesses[0][0])}, {percent(guesses[0][1])}")
 
 
-def show_many(pictures: list[Picture], answers: list[classify.Guesses]) -> None:
+def show_many(pictures: list[classify.Picture], answers: list[classify.Guesses]) -> None:
     """Show many answers as a table with small pictures, and offer it as CSV."""
     rows = [
-        {"file": name, "class": guesses[0][0], "probability": guesses[0][1]}
+        {"file": picture.name, "class": guesses[0][0], "probability": guesses[0][1]}
         | {f"{place}. guess": f"{label} {percent(share)}" for place, (label, share) in enumerate(guesses[1:3], start=2)}
-        for (name, _), guesses in zip(pictures, answers, strict=True)
+        for picture, guesses in zip(pictures, answers, strict=True)
     ]
     table = pd.DataFrame(rows)
-    small = [data_uri(_thumbnail(image)) for _, image in pictures]
+    small = [data_uri(_thumbnail(picture.image)) for picture in pictures]
     st.dataframe(
         table.assign(picture=small),
         hide_index=True,
@@ -150,8 +144,7 @@ if not pictures:
     st.info("Drop a photo, take one, or choose a sample: the answer appears here.", icon=":material/image_search:")
     st.stop()
 try:
-    with st.spinner("Looking …"):
-        answers = classify_all(model, pictures, top_k)
+    answers = classify_all(model, pictures, top_k)
 except DlkitError as error:
     show_error(error)
     st.stop()

@@ -45,7 +45,7 @@ def schedule_figure(config: FinetuneConfig, steps_per_epoch: int) -> go.Figure:
     rates: list[float] = []
     for _, epochs in [*head, (config.strategy, config.epochs)]:
         rates += learning_rates(config, epochs, steps_per_epoch)
-    points = [Point("learning_rate", step, (step + 1) / steps_per_epoch, rate) for step, rate in enumerate(rates)]
+    points = [Point("learning_rate", step, step / steps_per_epoch, rate) for step, rate in enumerate(rates, start=1)]
     return rate_figure(points)
 
 

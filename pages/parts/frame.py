@@ -10,14 +10,14 @@ from dlkit.words import duration, escape_markdown
 
 def show_frame() -> None:
     """Draw the foot of the sidebar; it refreshes by itself while something runs."""
-    active = [run for run in service.store().list_runs() if run.is_active]
+    active = service.store().active()
     with st.sidebar:
         st.fragment(_work, run_every=2 if active else None, key="frame_work")(len(active))
         st.caption(f":material/memory: {_machine().headline}")
 
 
 def _work(known: int) -> None:
-    active = [run for run in service.store().list_runs() if run.is_active]
+    active = service.store().active()
     for run in active:
         if run.state != State.RUNNING:
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import streamlit as st
 
@@ -9,7 +10,7 @@ from dlkit.errors import ConfigError, DlkitError
 from dlkit.runs.records import State
 from dlkit.words import escape_markdown
 
-COLOURS = {
+COLOURS: dict[State, Literal["gray", "blue", "green", "orange", "red"]] = {
     State.QUEUED: "gray",
     State.RUNNING: "blue",
     State.SUCCEEDED: "green",

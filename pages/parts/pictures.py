@@ -6,7 +6,7 @@ import streamlit as st
 from PIL import Image
 
 from dlkit.data.dataset import Dataset, is_here, open_dataset
-from dlkit.figures.results import contact_sheet
+from dlkit.figures.pictures import contact_sheet
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)

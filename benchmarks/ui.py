@@ -1,0 +1,90 @@
+"""What the pages cost the server: `python -m benchmarks.ui` (needs Chromium and the packages of requirements-dev.txt).
+
+CPU seconds of the server process, read before and after a real browser's visit: the first run of the home page without
+torch, and reruns after torch and the ImageNet model are loaded.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks.machine import headline, print_table
+from benchmarks.samples import spread
+from tests.browser import ARGUMENTS, require_chromium
+from tests.live_server import LiveServer
+
+VISITS = 5
+RERUNS = 20
+IDLE = "() => document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'"
+
+
+def first_run(page: Page, home: Path) -> tuple[float, float]:
+    """Return CPU seconds and MiB of a fresh server after the first visit to the home page; it has not loaded torch."""
+    with LiveServer(home) as server:
+        process = psutil.Process(server.process.pid)
+        before = cpu_seconds(process)
+        page.goto(server.url)
+        page.get_by_role("heading", name="Recent runs").wait_for()
+        page.wait_for_function(IDLE)
+        spent = cpu_seconds(process) - before
+        if any("libtorch" in mapped.path for mapped in process.memory_maps()):
+            raise RuntimeError("The home page has loaded torch.")
+        return spent, process.memory_info().rss / 2**20
+
+
+def reruns(page: Page, home: Path) -> list[float]:
+    """Return the CPU milliseconds of each rerun of the home page on a warm server, answers already known."""
+    with LiveServer(home, {"DLKIT_WARM_UP": "1"}) as server:
+        process = psutil.Process(server.process.pid)
+        page.goto(server.url)
+        chips = [page.get_by_role("radio", name=name) for name in ("Coffee", "Cat")]
+        chips[0].wait_for(timeout=90_000)
+        for chip in chips:  # the first answer for each picture is a forward pass, and not what is measured
+            press(page, chip)
+            time.sleep(1)
+        spent = []
+        for turn in range(RERUNS):
+            before = cpu_seconds(process)
+            press(page, chips[turn % 2])
+            time.sleep(0.3)  # the collection of garbage comes after the run
+            spent.append(1000 * (cpu_seconds(process) - before))
+        return spent
+
+
+def press(page: Page, chip: object) -> None:
+    """Press a chip and wait for the rerun that it starts."""
+    chip.click()  # type: ignore[attr-defined]
+    page.wait_for_timeout(100)
+    page.wait_for_function(IDLE)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that the process has used, user and system."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def main() -> None:
+    """Measure and print."""
+    print(headline(), f"load {os.getloadavg()[0]:.1f}", f"{VISITS} fresh servers, {RERUNS} reruns", sep="\n")
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(executable_path=require_chromium(), args=ARGUMENTS)
+        visits = [first_run(browser.new_page(), Path(folder) / str(visit)) for visit in range(VISITS)]
+        spent = reruns(browser.new_page(), Path(folder) / "warm")
+        browser.close()
+    print_table(
+        [
+            ("home, first run without torch: CPU s", spread([cpu for cpu, _ in visits], 2), "≤ 0.3"),
+            ("home, first run without torch: RSS MiB", spread([rss for _, rss in visits], 0), "≤ 130"),
+            ("home, rerun after torch: CPU ms", f"{spread(spent, 0)}, mean {statistics.mean(spent):.1f}", "≤ 15"),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

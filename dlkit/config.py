@@ -160,6 +160,11 @@ class FinetuneConfig(BaseModel):
         missing = {name: value for name, value in defaults.items() if getattr(self, name) in (None, "")}
         return self.model_copy(update=missing)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate: the one given, or the optimizer's own."""
+        return OPTIMIZERS[self.optimizer].learning_rate if self.learning_rate is None else self.learning_rate
+
     def optimizer_settings(self) -> dict[str, float]:
         """Return the settings that the chosen optimizer uses, defaults written out."""
         return self._own(OPTIMIZERS[self.optimizer].settings)
@@ -174,6 +179,12 @@ class FinetuneConfig(BaseModel):
         }
 
 
+def learning_rates(config: FinetuneConfig, epochs: int, steps_per_epoch: int) -> list[float]:
+    """Return the learning rate of every step of a phase, as far as it does not depend on the validation loss."""
+    schedule, options, total = SCHEDULES[config.schedule], config.schedule_settings(), epochs * steps_per_epoch
+    return [config.rate * schedule.factor(step, total, steps_per_epoch, options) for step in range(total)]
+
+
 def suggested_image_size(dataset: str, backbone: str) -> int:
     """Return the side in pixels that suits: the backbone's own, or less where the pictures are tiny anyway."""
     network = BACKBONES[backbone]
@@ -184,10 +195,11 @@ def suggested_image_size(dataset: str, backbone: str) -> int:
 
 def parse(values: Mapping[str, Any]) -> FinetuneConfig:
     """Return the config for `values` (typed or as text); raise ConfigError with a sentence for every problem."""
+    given = {name: _plain(name, value) for name, value in values.items()}
     try:
-        return FinetuneConfig.model_validate({name: _plain(name, value) for name, value in values.items()})
+        return FinetuneConfig.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(dict.fromkeys(_sentences(error))) from None
+        raise ConfigError(dict.fromkeys([*_sentences(error), *_problems_of_the_rest(given, error)])) from None
 
 
 def settings_in_use(config_values: Mapping[str, Any]) -> list[str]:
@@ -270,9 +282,10 @@ def _bounds(field: FieldInfo) -> tuple[str, str]:
     found = {
         name: getattr(part, name) for part in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(part, name)
     }
-    low = f"of at least {found['ge']:g}" if "ge" in found else f"above {found['gt']:g}"
-    high = f"and at most {_number(found['le'])}" if "le" in found else f"and below {found['lt']:g}"
-    return low, high
+    low = f"from {found['ge']:g}" if "ge" in found else f"above {found['gt']:g}"
+    if "le" not in found:
+        return low, f"and below {found['lt']:g}"
+    return low, f"{'to' if 'ge' in found else 'and at most'} {_number(found['le'])}"
 
 
 def _number(value: float) -> str:
@@ -316,11 +329,23 @@ def _why_unused(name: str, chosen: Mapping[str, Any]) -> str:
     return ""
 
 
+def _problems_of_the_rest(given: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """Say what contradicts itself among the values that hold alone; nothing where a faulty one decides that."""
+    faulty = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+    if not faulty or faulty & {"optimizer", "schedule", "strategy", "mixing", "backbone"}:
+        return []
+    try:
+        FinetuneConfig.model_validate({name: value for name, value in given.items() if name not in faulty})
+    except ValidationError as rest:
+        return list(_sentences(rest))
+    return []
+
+
 def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         if problem["type"] == "contradiction":
             yield from problem["ctx"]["problems"]
-        elif problem["type"] == "extra_forbidden":
+        elif problem["type"] in ("extra_forbidden", "invalid_key"):
             yield f"There is no setting called {str(problem['loc'][0])[:40]!r}."
         else:
             yield _sentence(str(problem["loc"][0]), problem["input"])
@@ -337,5 +362,8 @@ def _sentence(name: str, value: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:g}"
-    text = str(value)
+    try:
+        text = str(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 40 else f"{text[:40]}…"

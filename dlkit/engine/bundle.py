@@ -20,7 +20,7 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.engine.model import Classifier, build
 from dlkit.engine.preprocess import Preprocessing
 from dlkit.errors import BundleError
-from dlkit.runs.artifacts import DESCRIPTION, FORMAT, read_description
+from dlkit.runs.artifacts import DESCRIPTION, FORMAT, read_files
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,14 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
 
 def load_bundle(folder: Path) -> Bundle:
     """Rebuild the classifier of a folder, in eval mode; BundleError where anything is missing, damaged or foreign."""
-    for _ in range(3):  # a training run may have replaced the weights between the two reads
-        description = read_description(folder)
-        path = folder / Path(str(description.get("weights"))).name
-        if path.is_file():
-            return _rebuild(description, path.read_bytes())
-    raise BundleError(
-        f"The weights {path.name} must lie beside {DESCRIPTION}; they are not there. Export the model again."
-    )
+    return _rebuild(*read_files(folder))
 
 
 def _rebuild(description: Mapping[str, Any], data: bytes) -> Bundle:
     if hashlib.sha256(data).hexdigest() != description.get("sha256"):
         raise BundleError("The weights do not have the checksum in model.json: the file was damaged or changed.")
     backbone, classes = description.get("backbone"), description.get("classes")
-    if backbone not in BACKBONES:
+    if not isinstance(backbone, str) or backbone not in BACKBONES:
         raise BundleError(f"The model's backbone {str(backbone)[:40]!r} is not in the catalog of this version.")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise BundleError("model.json must list the class names; it does not.")
@@ -85,7 +78,7 @@ def _rebuild(description: Mapping[str, Any], data: bytes) -> Bundle:
     except SafetensorError:
         raise BundleError("The weights must be a safetensors file; they are not.") from None
     _fill(model, state)
-    preprocessing = Preprocessing.from_json(description["preprocessing"])
+    preprocessing = Preprocessing.from_json(description.get("preprocessing", {}))
     return Bundle(model.eval(), backbone, tuple(classes), preprocessing, description.get("about", {}))
 
 
@@ -105,8 +98,11 @@ def _fill(model: Classifier, state: Mapping[str, torch.Tensor]) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a write that failed: on a full disk it would keep it full

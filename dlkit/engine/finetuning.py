@@ -18,8 +18,8 @@ from dlkit.data.dataset import Dataset, Split, open_dataset
 from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.model import parameter_count, pretrained
-from dlkit.engine.pixels import Pixels
-from dlkit.engine.preprocess import preprocessing_of
+from dlkit.engine.pixels import Augment, Pixels
+from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 from dlkit.engine.training import Learner, Scores, train
 from dlkit.runs.artifacts import Validation
 from dlkit.runs.records import Point, Progress
@@ -77,13 +77,14 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     device = devices.resolve(config.device)
     model = pretrained(entry, len(dataset.classes), seed=config.seed, dropout=config.dropout)
     model = model.to(device).to(memory_format=torch.channels_last)
-    train_pixels, validation_pixels = (_pixels(config, split) for split in (dataset.train, dataset.val))
+    preprocessing = preprocessing_of(entry, config.image_size)
+    augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
+    train_pixels = _pixels(config, dataset.train, preprocessing, augment)
+    validation_pixels = _pixels(config, dataset.val, preprocessing, None)
     return Learner(config, model, train_pixels, validation_pixels, device)
 
 
-def _pixels(config: FinetuneConfig, split: Split) -> Pixels:
-    preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
-    augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
+def _pixels(config: FinetuneConfig, split: Split, preprocessing: Preprocessing, augment: Augment | None) -> Pixels:
     threads = max(2, torch.get_num_threads())
     return Pixels(split, preprocessing, augment, config.seed, settings().cache_mb / 2, threads)
 

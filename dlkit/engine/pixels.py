@@ -19,14 +19,24 @@ Augment = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Pixels:
-    """The pictures of one split as squares; decoded at first use and kept while they fit the budget."""
+    """The pictures of one split as squares; decoded at first use and kept while they fit the budget.
+
+    With `augment` None there are only plain views, and they are to the pixel what prediction sees: the square's centre
+    would be beside the picture's by up to one.
+    """
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, augment: Augment, seed: int, budget_mb: float, threads: int
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        augment: Augment | None,
+        seed: int,
+        budget_mb: float,
+        threads: int,
     ) -> None:
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64))
         self._split, self._preprocessing, self._augment, self._seed = split, preprocessing, augment, seed
-        self._side = preprocessing.resize
+        self._side = preprocessing.size if augment is None else preprocessing.resize
         self._whole = replace(preprocessing, size=self._side)
         shape = (len(split), self._side, self._side, 3)
         fits = np.prod(shape, dtype=np.float64) <= budget_mb * 1e6
@@ -63,6 +73,7 @@ class Pixels:
         return self._whole.square(self._split.read(int(index)))
 
     def _augmented(self, image: torch.Tensor, view: int, index: int) -> torch.Tensor:
+        assert self._augment is not None
         with seeded(self._seed, view, index):
             return self._augment(image)
 

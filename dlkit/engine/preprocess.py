@@ -48,7 +48,7 @@ class Preprocessing:
                 _triple(values["std"]),
                 Image.Resampling[values["interpolation"].upper()].name.lower(),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BundleError(
                 f"The model's preprocessing must have size, resize, mean, std and interpolation; {error!r} is wrong. "
                 "Export the model again."

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dlkit.catalog.augmentations import MIXINGS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES, Plateau
-from dlkit.config import FinetuneConfig
+from dlkit.config import FinetuneConfig, learning_rates
 from dlkit.engine.model import Classifier, freeze_batchnorm
 from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches, steps_per_epoch
 from dlkit.errors import DivergedError
@@ -148,17 +148,8 @@ def train(learner: Learner) -> Iterator[Report]:
         phases.append(_full_phase(learner, config.epochs))
     phases = [phase for phase in phases if phase.epochs]
     clock = Clock(learner, [cost for phase in phases for cost in phase.costs])
-    patience = Patience(config.early_stopping)
     for phase in phases:
-        yield from _run(learner, phase, clock, patience)
-
-
-def learning_rates(config: FinetuneConfig, epochs: int, batches: int) -> list[float]:
-    """Return the learning rate of every step of a phase, as far as it does not depend on the validation loss."""
-    schedule, options = SCHEDULES[config.schedule], config.schedule_settings()
-    return [
-        _rate(config) * schedule.factor(step, epochs * batches, batches, options) for step in range(epochs * batches)
-    ]
+        yield from _run(learner, phase, clock)
 
 
 def _head_phase(learner: Learner, epochs: int) -> Phase:
@@ -196,13 +187,13 @@ def _full_phase(learner: Learner, epochs: int) -> Phase:
     )
 
 
-def _run(learner: Learner, phase: Phase, clock: "Clock", patience: "Patience") -> Iterator[Report]:
-    """Run the epochs of one phase; before the very first, score the model as it is."""
+def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
+    """Run the epochs of one phase, fewer where it stops early; before the very first, score the model as it is."""
     config = learner.config
     learner.begin(phase.trained)
-    optimizers = OPTIMIZERS[config.optimizer].build(phase.groups, _rate(config), config.optimizer_settings())
+    optimizers = OPTIMIZERS[config.optimizer].build(phase.groups, config.rate, config.optimizer_settings())
     rates = learning_rates(config, phase.epochs, clock.batches)
-    plateau = _plateau(config)
+    plateau, patience = _plateau(config), Patience(config.early_stopping)
     if learner.step == 0:
         yield clock.scored(phase, _score(learner, phase))
     for epoch in range(phase.epochs):
@@ -274,10 +265,6 @@ def evaluate(module: nn.Module, inputs: Callable[[np.ndarray], torch.Tensor], la
     return Scores(loss, accuracy, logits.softmax(1).numpy())
 
 
-def _rate(config: FinetuneConfig) -> float:
-    return config.learning_rate or OPTIMIZERS[config.optimizer].learning_rate
-
-
 def _plateau(config: FinetuneConfig) -> Plateau | None:
     if not SCHEDULES[config.schedule].follows_validation:
         return None
@@ -342,7 +329,9 @@ class Clock:
         return Report(self._progress(phase), points)
 
     def scored(self, phase: Phase, scores: Scores) -> Report:
-        """Report the end of an epoch, or the scores before the first."""
+        """Report the end of an epoch, or the scores before the first; DivergedError where the loss is not finite."""
+        if not math.isfinite(scores.loss):  # the last step may have blown up weights that no later step meets
+            raise DivergedError(self._learner.step, self._learner.config.rate)
         values = {"val/loss": scores.loss, "val/accuracy": scores.accuracy}
         if self._epoch:
             seen = sum(entry[2] for entry in self._epoch)
@@ -357,7 +346,7 @@ class Clock:
     def _points(self, step: int, rate: float, loss: torch.Tensor, right: torch.Tensor, seen: int) -> Iterator[Point]:
         value, epoch = loss.item(), step / self.batches
         if not math.isfinite(value):
-            raise DivergedError(step, _rate(self._learner.config))
+            raise DivergedError(step, self._learner.config.rate)
         self._epoch.append((value, int(right.item()), seen))
         yield Point("step/loss", step, epoch, value)
         yield Point("learning_rate", step, epoch, rate)

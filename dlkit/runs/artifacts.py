@@ -1,7 +1,9 @@
 """The files of a run that can be read without torch: the model's description and zip, and the validation results."""
 
+import contextlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from dlkit.errors import BundleError
 
 DESCRIPTION = "model.json"
 FORMAT = "dlkit-classifier/1"
+WEIGHTS = re.compile(r"model-[0-9a-f]{12}\.safetensors")
 
 README = """A fine-tuned image classifier in two files: the weights as safetensors, and model.json with the backbone,
 the class names, the preprocessing and the checksum. From this folder alone, wherever it lies:
@@ -67,12 +70,15 @@ class Validation:
 
 
 def read_validation(folder: Path) -> Validation | None:
-    """Return the validation results of a run's folder; None where there are none yet."""
+    """Return the validation results of a run's folder; None where there are none yet, BundleError where damaged."""
     path = folder / "validation.npz"
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return Validation(arrays["labels"], arrays["probabilities"])
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Validation(arrays["labels"], arrays["probabilities"])
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise BundleError(f"{path.name} must hold the run's validation results; it is damaged. Train again.") from None
 
 
 def read_description(folder: Path) -> Mapping[str, Any]:
@@ -81,12 +87,27 @@ def read_description(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise BundleError("There is no saved model here: the run has not kept one, or its folder was removed.")
     try:
-        description = json.loads(path.read_text())
-    except ValueError:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         raise BundleError(f"{DESCRIPTION} must be JSON and is not: the model's folder is damaged.") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{DESCRIPTION} must have the format {FORMAT}; it is something else.")
     return description
+
+
+def read_files(folder: Path) -> tuple[Mapping[str, Any], bytes]:
+    """Return the description and the weights that belong together, still unchecked; BundleError where one is missing.
+
+    Only a plain file name is followed, so a foreign `model.json` cannot point out of its folder.
+    """
+    for _ in range(3):  # a training run may have replaced the weights between the two reads
+        description = read_description(folder)
+        name = description.get("weights")
+        if not isinstance(name, str) or not WEIGHTS.fullmatch(name):
+            raise BundleError(f"{DESCRIPTION} must name a weights file beside it; it names {str(name)[:40]!r}.")
+        with contextlib.suppress(FileNotFoundError):
+            return description, (folder / name).read_bytes()
+    raise BundleError(f"The weights {name} must lie beside {DESCRIPTION}; they are not there. Export the model again.")
 
 
 def has_bundle(folder: Path) -> bool:
@@ -96,10 +117,10 @@ def has_bundle(folder: Path) -> bool:
 
 def zip_bundle(folder: Path) -> bytes:
     """Return a zip of the bundle: the weights, their description, and a note on how to load them."""
-    description = read_description(folder)
+    description, weights = read_files(folder)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("README.txt", README)
-        archive.write(folder / DESCRIPTION, DESCRIPTION)
-        archive.write(folder / Path(description["weights"]).name, Path(description["weights"]).name)
+        archive.writestr(DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False))
+        archive.writestr(description["weights"], weights)
     return buffer.getvalue()

@@ -1,0 +1,546 @@
+"""The training loop against torch written by hand, on a few real photographs and on a network of a few weights."""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from dlkit.catalog.augmentations import MIXINGS
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.config import FinetuneConfig, learning_rates, parse
+from dlkit.data.dataset import Dataset, open_dataset
+from dlkit.data.split import FileSplit
+from dlkit.engine import finetuning, training
+from dlkit.engine.bundle import load_bundle
+from dlkit.engine.finetuning import finetune, make_learner
+from dlkit.engine.model import BATCHNORM_LAYERS, Classifier, pretrained
+from dlkit.engine.pixels import seeded, shuffled_batches
+from dlkit.engine.prediction import predict
+from dlkit.engine.training import Features, Learner, Report, evaluate, train
+from dlkit.errors import DivergedError
+from dlkit.runs.artifacts import read_validation
+
+CPU = torch.device("cpu")
+LITE0 = BACKBONES["efficientnet-lite0"]
+SIZE = 75  # an odd margin around the crop: 86 - 75
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# What is trained
+
+
+def part_of(split: FileSplit, per_class: int) -> FileSplit:
+    chosen = np.concatenate([split.indices_of(label)[:per_class] for label in range(5)])
+    return FileSplit(split.labels[chosen], split.folder, tuple(split.names[index] for index in chosen))
+
+
+@pytest.fixture(scope="module")
+def flowers() -> Dataset:
+    """Twenty real photographs of five flowers to learn from, and ten to check."""
+    whole = open_dataset("flowers-mini")
+    return Dataset(whole.name, whole.classes, part_of(whole.train, 4), part_of(whole.val, 2), "a part of it")
+
+
+def config_of(**values: Any) -> FinetuneConfig:
+    return parse({"device": "cpu", "image_size": SIZE, "batch_size": 8, "epochs": 2, **values}).resolved()
+
+
+class Squares:
+    """Stands in for Pixels: images (N, 3, 8, 8) of noise around a mean that tells the class."""
+
+    def __init__(self, labels: list[int], seed: int, answers: list[int] | None = None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.tensor(labels if answers is None else answers)
+        means = torch.randn(3, 3, 1, 1, generator=torch.Generator().manual_seed(99))
+        self.images = means[labels] + torch.randn(len(labels), 3, 8, 8, generator=generator)
+        self.asked: list[tuple[int | None, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: np.ndarray, view: int | None, device: torch.device) -> torch.Tensor:
+        self.asked += [(view, int(index)) for index in indices]
+        return self.images[indices] + (0 if view is None else 0.01 * view)
+
+
+UNEVEN = [0] * 12 + [1] * 8 + [2] * 5
+
+
+def small_learner(validation: Squares | None = None, **values: Any) -> Learner:
+    """Return a learner of a network with 186 weights, BatchNorm among them."""
+    config = config_of(**values)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        model = Classifier(body, nn.Linear(6, 3), config.dropout)
+    return Learner(config, model, Squares(UNEVEN, 1), validation or Squares([0, 1, 2] * 5, 2), CPU)
+
+
+def wrong_answers() -> Squares:
+    """Validation pictures whose labels are wrong: the better the training, the higher their loss."""
+    return Squares([0, 1, 2] * 5, 2, answers=[1, 2, 0] * 5)
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report after each step, however quick it was."""
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0)
+
+
+def values_of(reports: list[Report], key: str) -> list[float]:
+    return [point.value for report in reports for point in report.points if point.key == key]
+
+
+def steps_of(reports: list[Report], key: str) -> list[int]:
+    return [point.step for report in reports for point in report.points if point.key == key]
+
+
+def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def first_batch(learner: Learner) -> np.ndarray:
+    config = learner.config
+    return shuffled_batches(len(learner.train), config.batch_size, config.seed, 0)[0]
+
+
+# Reports
+
+
+@pytest.mark.parametrize(("strategy", "epochs"), [("head", [2]), ("full", [3, 2])])
+def test_reports_tell_every_step_once_and_the_scores_before_and_after_each_epoch(flowers, strategy, epochs):
+    learner = make_learner(config_of(strategy=strategy), flowers)
+    seen = []
+    for report in train(learner):
+        seen.append((report, learner.epoch))
+    reports = [report for report, _ in seen]
+    steps, ends = list(range(1, 3 * sum(epochs) + 1)), list(range(0, 3 * sum(epochs) + 1, 3))
+    assert [epoch for report, epoch in seen if report.scores] == list(range(sum(epochs) + 1))
+    assert reports[0].scores
+    assert steps_of(reports, "step/loss") == steps_of(reports, "learning_rate") == steps
+    assert steps_of(reports, "val/loss") == steps_of(reports, "val/accuracy") == ends
+    assert steps_of(reports, "train/loss") == steps_of(reports, "train/accuracy") == ends[1:]
+    assert all(point.epoch == pytest.approx(point.step / 3) for report in reports for point in report.points)
+    assert (learner.step, learner.epoch) == (steps[-1], sum(epochs))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "warm-up-linear"])
+def test_learning_rate_follows_the_schedule_anew_in_each_phase(schedule):
+    learner = small_learner(strategy="full", schedule=schedule, head_epochs=2, epochs=4)
+    reports = list(train(learner))
+    config = learner.config
+    assert values_of(reports, "learning_rate") == learning_rates(config, 2, 4) + learning_rates(config, 4, 4)
+    assert {report.progress.phase for report in reports} == {"training: head", "training: all layers"}
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_progress_only_grows_to_the_whole_and_time_left_is_never_negative(every_step, strategy):
+    progress = [report.progress for report in train(small_learner(strategy=strategy, epochs=5))]
+    shares = [one.share for one in progress]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert all(one.seconds_left is None or one.seconds_left >= 0 for one in progress)
+    assert progress[0].seconds_left is None
+    assert progress[-1].seconds_left == 0
+    assert progress[-1].images_per_second > 0
+
+
+def test_train_loss_is_the_mean_over_the_epochs_pictures(every_step):
+    learner = small_learner(epochs=1)
+    reports = list(train(learner))
+    sizes = [len(batch) for batch in shuffled_batches(25, 8, 0, 0)]
+    assert sizes == [7, 6, 6, 6]
+    (mean,) = values_of(reports, "train/loss")
+    assert mean == pytest.approx(np.average(values_of(reports, "step/loss"), weights=sizes), rel=1e-12)
+
+
+def test_scores_equal_sklearns_and_torchs(flowers):
+    learner = make_learner(config_of(epochs=1), flowers)
+    for scores in (report.scores for report in train(learner) if report.scores):
+        assert scores.probabilities.shape == (10, 5)
+        assert scores.accuracy == pytest.approx(accuracy_score(flowers.val.labels, scores.probabilities.argmax(1)))
+        shares = scores.probabilities.astype(float) / scores.probabilities.sum(1, keepdims=True, dtype=float)
+        assert scores.loss == pytest.approx(log_loss(flowers.val.labels, shares), rel=1e-5)
+    with torch.no_grad():
+        logits = learner.model.eval()(learner.validation.batch(np.arange(10), None, CPU))
+    assert scores.loss == pytest.approx(functional.cross_entropy(logits, learner.validation.labels).item(), rel=1e-5)
+    assert torch.allclose(logits.softmax(1), torch.from_numpy(scores.probabilities), atol=1e-6)
+
+
+def test_stopping_to_ask_leaves_the_model_as_it_is(every_step):
+    learner = small_learner(epochs=50)
+    reports = train(learner)
+    for _ in range(6):
+        next(reports)
+    before = weights_of(learner.model)
+    reports.close()
+    assert same(weights_of(learner.model), before)
+    assert 0 < learner.step < 50 * 4
+
+
+# The head
+
+
+def test_strategy_head_leaves_the_body_bit_for_bit(flowers):
+    learner = make_learner(config_of(optimizer="muon", dropout=0.2), flowers)
+    body, head = weights_of(learner.model.body), weights_of(learner.model.head)
+    list(train(learner))
+    assert same(weights_of(learner.model.body), body)
+    assert not any(parameter.requires_grad for parameter in learner.model.body.parameters())
+    assert not any(torch.equal(head[name], now) for name, now in weights_of(learner.model.head).items())
+
+
+@pytest.mark.parametrize("view", [None, 0, 1])
+def test_kept_features_equal_the_forward_pass(flowers, view):
+    learner = make_learner(config_of(), flowers)
+    pixels = learner.validation if view is None else learner.train
+    learner.model.eval()
+    features, indices = Features(learner, pixels), np.array([3, 0, 7])
+    with torch.no_grad():
+        expected = learner.model.body(pixels.batch(indices, view, CPU))
+    assert torch.equal(features.of(indices, view), expected)
+    more = features.of(np.array([7, 5, 3]), view)
+    assert torch.equal(more[[0, 2]], expected[[2, 0]])
+    with torch.no_grad():
+        alone = learner.model.body(pixels.batch(np.array([5]), view, CPU))[0]
+    assert torch.allclose(more[1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "views"), [({"feature_views": 3}, {0, 1, 2}), ({"augmentation": "none", "feature_views": 3}, {0})]
+)
+def test_each_picture_passes_the_backbone_once_a_view(values, views):
+    learner = small_learner(epochs=7, **values)
+    list(train(learner))
+    asked = learner.train.asked
+    assert len(asked) == len(set(asked)) == len(views) * 25
+    assert {view for view, _ in asked} == views
+    assert sorted(learner.validation.asked) == [(None, index) for index in range(15)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_the_head_at_its_own_rate(name):
+    reports = list(train(small_learner(optimizer=name, epochs=12, batch_size=4, schedule="constant")))
+    losses = values_of(reports, "val/loss")
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
+
+
+# One step by hand
+
+
+def bn_evaluates(model: nn.Module) -> None:
+    for layer in model.modules():
+        if isinstance(layer, BATCHNORM_LAYERS):
+            layer.eval()
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_one_step_of_all_layers_equals_plain_torch_bit_for_bit(flowers, is_frozen):
+    config = config_of(
+        strategy="full", optimizer="sgd", schedule="constant", learning_rate=0.01, head_epochs=0, epochs=1,
+        batch_size=20, freeze_batchnorm=is_frozen, backbone_rate_factor=0.25, weight_decay=0.001,
+    )  # fmt: skip
+    learner = make_learner(config, flowers)
+    reports = list(train(learner))
+
+    model = pretrained(LITE0, 5, seed=0).to(memory_format=torch.channels_last).train()
+    if is_frozen:
+        bn_evaluates(model)
+    sgd = torch.optim.SGD(
+        [{"params": model.head.parameters()}, {"params": model.body.parameters(), "lr": 0.01 * 0.25}],
+        lr=0.01,
+        weight_decay=0.001,
+    )
+    batch = first_batch(learner)
+    loss = functional.cross_entropy(model(learner.train.batch(batch, 0, CPU)), learner.train.labels[batch])
+    loss.backward()
+    sgd.step()
+    assert values_of(reports, "step/loss") == [loss.item()]
+    assert same(weights_of(learner.model), weights_of(model))
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_batchnorm_statistics_stay_while_they_are_frozen_and_move_while_not(flowers, is_frozen):
+    learner = make_learner(config_of(strategy="full", head_epochs=1, epochs=1, freeze_batchnorm=is_frozen), flowers)
+    before = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
+    list(train(learner))
+    moved = [name for name, buffer in learner.model.named_buffers() if not torch.equal(buffer, before[name])]
+    assert len(moved) == (0 if is_frozen else len(before))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("balance", ["none", "balanced"])
+def test_first_loss_has_sklearns_class_weights_and_torchs_label_smoothing(smoothing, balance):
+    learner = small_learner(epochs=1, label_smoothing=smoothing, class_weights=balance)
+    model, batch = copy.deepcopy(learner.model).eval(), first_batch(learner)
+    reports = list(train(learner))
+    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=np.array(UNEVEN))).float()
+    with torch.no_grad():
+        expected = functional.cross_entropy(
+            model(learner.train.batch(batch, 0, CPU)),
+            learner.train.labels[batch],
+            weight=weights if balance == "balanced" else None,
+            label_smoothing=smoothing,
+        )
+    assert values_of(reports, "step/loss")[0] == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_mixed_batch_is_learnt_with_its_shared_labels(mixing):
+    learner = small_learner(strategy="full", mixing=mixing, mixing_alpha=0.7, head_epochs=0, class_weights="balanced")
+    model, batch = copy.deepcopy(learner.model).train(), first_batch(learner)
+    bn_evaluates(model)
+    reports = list(train(learner))
+    with seeded(0, 0, len(batch)):
+        mix = MIXINGS[mixing].build(3, 0.7)
+        images, shares = mix(learner.train.batch(batch, 0, CPU), learner.train.labels[batch])
+    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=np.array(UNEVEN))).float()
+    expected = functional.cross_entropy(model(images), shares, weight=weights)
+    assert values_of(reports, "step/loss")[0] == pytest.approx(expected.item(), rel=1e-6)
+    assert not values_of(reports, "train/accuracy")
+    assert len(values_of(reports, "train/loss")) == 2
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.01, 1000.0])
+def test_gradient_clipping_bounds_the_norm_of_all_gradients_together(largest):
+    learner = small_learner(
+        strategy="full", optimizer="sgd", learning_rate=1.0, schedule="constant", head_epochs=0, epochs=1,
+        batch_size=25, gradient_clipping=largest, backbone_rate_factor=1,
+    )  # fmt: skip
+    model, batch = copy.deepcopy(learner.model).train(), first_batch(learner)
+    bn_evaluates(model)
+    before = [parameter.clone() for parameter in learner.model.parameters()]
+    list(train(learner))
+    functional.cross_entropy(model(learner.train.batch(batch, 0, CPU)), learner.train.labels[batch]).backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
+    moved = math.sqrt(
+        sum(
+            float((old - new).detach().square().sum())
+            for old, new in zip(before, learner.model.parameters(), strict=True)
+        )
+    )
+    assert norm > 0.01
+    assert moved == pytest.approx(min(norm, largest) if largest else norm, rel=1e-4)
+
+
+# Averages
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_averaged_weights_follow_their_recursion_and_are_the_ones_that_are_scored(every_step, strategy):
+    learner = small_learner(
+        strategy=strategy, ema_decay=0.8, epochs=3, **({"freeze_batchnorm": False} if strategy == "full" else {})
+    )
+    expected: dict[str, torch.Tensor] = {}
+    trained, step, reports = None, 0, []
+    for report in train(learner):
+        reports.append(report)
+        if learner.trained is not trained:  # averaging begins anew with each phase
+            trained, expected = learner.trained, {}
+        if learner.step > step:
+            step = learner.step
+            for name, weight in learner.trained.named_parameters():
+                old = expected.get(name, weight)
+                expected[name] = 0.8 * old.detach() + 0.2 * weight.detach()
+    averaged = dict(learner.average.module.named_parameters())
+    assert averaged.keys() == expected.keys()
+    assert all(torch.allclose(averaged[name], expected[name], atol=1e-6) for name in expected)
+    assert not any(torch.equal(averaged[name], weight) for name, weight in learner.trained.named_parameters())
+    assert learner.kept() is learner.average.module
+    kept = learner.model_to_keep().eval()
+    assert torch.equal(kept.head.weight, averaged["weight" if strategy == "head" else "head.weight"])
+    scores = evaluate(kept, lambda indices: learner.validation.batch(indices, None, CPU), learner.validation.labels)
+    assert scores.loss == pytest.approx(reports[-1].scores.loss, rel=1e-6)
+    if strategy == "full":  # its BatchNorm statistics are those of the network in training
+        assert all(torch.equal(*pair) for pair in zip(kept.buffers(), learner.model.buffers(), strict=True))
+
+
+def test_without_averaging_the_trained_weights_are_kept():
+    learner = small_learner(strategy="full")
+    list(train(learner))
+    assert learner.model_to_keep() is learner.model
+
+
+# Randomness
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_seed_decides_every_weight(flowers, strategy):
+    extra = {"mixing": "cutmix", "head_epochs": 1} if strategy == "full" else {}
+    trained = []
+    for seed in (3, 3, 4):
+        learner = make_learner(
+            config_of(strategy=strategy, epochs=1, dropout=0.3, augmentation="strong", seed=seed, **extra), flowers
+        )
+        torch.manual_seed(len(trained))  # whatever was drawn before
+        list(train(learner))
+        trained.append(weights_of(learner.model))
+    assert same(trained[0], trained[1])
+    assert not torch.equal(trained[0]["head.weight"], trained[2]["head.weight"])
+
+
+# Ends
+
+
+def test_early_stopping_ends_after_the_epochs_without_a_lower_loss():
+    learner = small_learner(wrong_answers(), epochs=30, early_stopping=2, schedule="constant")
+    reports = list(train(learner))
+    assert learner.epoch == 3
+    assert values_of(reports, "val/loss") == sorted(values_of(reports, "val/loss"))
+
+
+def test_early_stopping_of_the_head_goes_on_with_all_layers():
+    learner = small_learner(wrong_answers(), strategy="full", head_epochs=20, epochs=1, early_stopping=1)
+    phases = [report.progress.phase for report in train(learner)]
+    assert phases[0] == "training: head"
+    assert phases[-1] == "training: all layers"
+    assert learner.epoch < 20
+
+
+def test_without_early_stopping_all_epochs_are_run():
+    learner = small_learner(wrong_answers(), epochs=8)
+    list(train(learner))
+    assert learner.epoch == 8
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_plateau_lowers_the_rate_as_torchs_scheduler_does(patience):
+    learner = small_learner(
+        wrong_answers(), epochs=9, schedule="plateau", patience=patience, decay=0.5, learning_rate=0.004
+    )
+    reports = list(train(learner))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.004)
+    oracle, expected = ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, eps=0), []
+    for loss in values_of(reports, "val/loss")[1:]:
+        expected += [optimizer.param_groups[0]["lr"]] * 4
+        oracle.step(loss)
+    assert values_of(reports, "learning_rate") == pytest.approx(expected)
+    assert expected[-1] < 0.004
+
+
+def diverging(learner: Learner) -> DivergedError:
+    with pytest.raises(DivergedError) as caught:
+        list(train(learner))
+    return caught.value
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_too_high_a_rate_ends_with_the_step_and_advice(strategy):
+    """With this decay each step multiplies the weights by 1 - 10 = -9, and a loss of two such layers ends soon."""
+    values = {"optimizer": "sgd", "learning_rate": 10, "weight_decay": 1, "schedule": "constant", "epochs": 30}
+    learner = small_learner(strategy=strategy, **values, **({"head_epochs": 0} if strategy == "full" else {}))
+    text = str(diverging(learner))
+    assert "Try a learning rate of 1, or gradient clipping of 1." in text
+    assert 3 < int(text.partition("at step ")[2].partition(".")[0]) <= learner.step < 60
+
+
+def test_step_that_is_named_is_the_first_whose_loss_is_not_a_number():
+    learner = small_learner(epochs=3, batch_size=5)
+    fourth = shuffled_batches(25, 5, 0, 0)[3]
+    learner.train.images[fourth[0], 0, 0, 0] = math.nan
+    assert "at step 4." in str(diverging(learner))
+
+
+def test_weights_that_are_not_numbers_end_it_before_the_first_step():
+    learner = small_learner()
+    with torch.no_grad():
+        learner.model.head.weight[0, 0] = math.nan
+    assert "at step 0." in str(diverging(learner))
+    assert learner.step == 0
+
+
+def test_last_step_that_blows_up_the_weights_ends_in_an_error_and_not_in_a_model():
+    learner = small_learner(epochs=1, batch_size=32, optimizer="sgd", learning_rate=10, schedule="constant")
+    learner.train.images *= 1e15
+    learner.validation.images *= 1e25
+    assert "at step 1." in str(diverging(learner))
+
+
+# A whole run
+
+
+@pytest.fixture
+def short(flowers: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "open_dataset", lambda name: flowers)
+
+
+@pytest.mark.usefixtures("short", "home")
+@pytest.mark.parametrize("values", [{"strategy": "head", "epochs": 4}, {"strategy": "full", "ema_decay": 0.5}])
+def test_best_epoch_is_kept_and_predicts_what_was_validated(flowers, tmp_path, values):
+    events = list(finetune(config_of(learning_rate=0.01, **values), tmp_path))
+    curves = {
+        key: [point.value for event in events for point in event.points if point.key == key][1:]
+        for key in ("val/accuracy", "val/loss")
+    }
+    scores = list(zip(curves["val/accuracy"], [-loss for loss in curves["val/loss"]], strict=True))
+    best = max(range(len(scores)), key=scores.__getitem__)
+    summary, bundle, validation = events[-1].summary, load_bundle(tmp_path / "model"), read_validation(tmp_path)
+    assert (summary["best_epoch"], summary["epochs"]) == (best + 1, len(scores))
+    assert (summary["val_accuracy"], summary["val_loss"]) == (scores[best][0], -scores[best][1])
+    assert {key: bundle.about[key] for key in ("epoch", "val_accuracy", "val_loss")} == {
+        "epoch": best + 1, "val_accuracy": scores[best][0], "val_loss": -scores[best][1],
+    }  # fmt: skip
+    assert parse(bundle.about["config"]) == config_of(learning_rate=0.01, **values)
+    assert (validation.labels == flowers.val.labels).all()
+    guesses = predict(tmp_path / "model", [flowers.val.read(index) for index in range(10)], 5, "cpu")
+    for row, top in zip(validation.probabilities, guesses, strict=True):
+        assert {guess.label: guess.probability for guess in top} == pytest.approx(
+            dict(zip(flowers.classes, row.tolist(), strict=True)), abs=1e-5
+        )
+
+
+@pytest.mark.usefixtures("short", "home")
+def test_wish_to_stop_keeps_the_model_so_far(tmp_path):
+    events: list[Any] = []
+    for event in finetune(config_of(epochs=500), tmp_path, lambda: "stop" if len(events) > 4 else ""):
+        events.append(event)
+    assert 0 < events[-1].summary["epochs"] < 500
+    assert load_bundle(tmp_path / "model").about["epoch"] == events[-1].summary["best_epoch"]
+
+
+@pytest.mark.usefixtures("short", "home")
+def test_wish_to_stop_before_the_first_epoch_still_keeps_a_model(tmp_path):
+    events = list(finetune(config_of(), tmp_path, lambda: "stop"))
+    assert events[-1].summary["best_epoch"] == 0
+    assert events[-1].summary["val_accuracy"] is None
+    assert load_bundle(tmp_path / "model").classes
+    assert read_validation(tmp_path) is None
+
+
+@pytest.mark.usefixtures("short", "home")
+def test_diverged_run_keeps_the_best_model_before_it(tmp_path, monkeypatch):
+    real_train = training.train
+
+    def poisoned(learner: Learner) -> Iterator[Report]:
+        for report in real_train(learner):
+            yield report
+            if learner.epoch == 2 and report.scores:
+                with torch.no_grad():
+                    learner.model.head.bias[0] = math.nan
+
+    monkeypatch.setattr(finetuning, "train", poisoned)
+    with pytest.raises(DivergedError, match="at step 7"):
+        list(finetune(config_of(epochs=5), tmp_path))
+    assert load_bundle(tmp_path / "model").about["epoch"] in (1, 2)

@@ -6,12 +6,14 @@ that the user can mend is one or two sentences on stderr and exit code 2.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
@@ -25,18 +27,24 @@ from dlkit.runs.records import Kind, Run, State
 
 FOLLOW_SECONDS = 0.3
 USER_ERROR = 2
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options) or 0
+        code: int = options.command(options) or 0
+        sys.stdout.flush()
     except DlkitError as error:
         print(error, file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # `… | head` has seen enough; what is still in the buffer must have somewhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
 
 
 def list_datasets(options: argparse.Namespace) -> None:
@@ -92,6 +100,7 @@ def list_optimizers(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> int:
     """Download a data set or a backbone's weights, and follow it."""
+    choose({**DATASETS, **BACKBONES}, options.name, "data set or backbone")
     what = "dataset" if options.name in DATASETS else "backbone"
     return _follow(service.submit_fetch(what, options.name), options)
 
@@ -108,7 +117,9 @@ def train(options: argparse.Namespace) -> int:
 
 def list_runs(options: argparse.Namespace) -> None:
     """List the runs, newest first."""
-    _print_rows([_summary(run) for run in service.store().list_runs(Kind.FINETUNE)], options.json)
+    rows = [_summary(run) for run in service.store().list_runs(Kind.FINETUNE)]
+    shown = ("run", "name", "state", "created_at", "val_accuracy", "seconds")
+    _print_rows(rows if options.json else [{name: row.get(name) for name in shown} for row in rows], options.json)
 
 
 def show_run(options: argparse.Namespace) -> None:
@@ -154,6 +165,7 @@ def predict(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dlkit", description="Fine-tune image classifiers, and predict.")
+    parser.set_defaults(json=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in (("datasets", list_datasets), ("backbones", list_backbones), ("optimizers", list_optimizers)):
         _command(commands, name, command)
@@ -177,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, command: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = commands.add_parser(name, help=(command.__doc__ or "").rstrip("."))
     made.set_defaults(command=command)
-    made.add_argument("--json", action="store_true", help="print one JSON document")
+    # no default: that of a verb would undo the flag of its command, as in `runs --json list`
+    made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
     return made
 
 
@@ -196,25 +209,29 @@ def _follow(run: Run, options: argparse.Namespace) -> int:
         try:
             _show_progress(run)
             time.sleep(FOLLOW_SECONDS)
+            run = service.run(run.id)
+            service.ensure_supervisor()
         except KeyboardInterrupt:
             if not _wants_stop():
                 print(f"\nThe run goes on: python -m dlkit runs show {run.id[:8]}", file=sys.stderr)
-                return 0
+                break
             service.stop(run.id)
-        run = service.run(run.id)
-        service.ensure_supervisor()
-    print(file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     _print_run(run, options.json)
     if run.failure:
         print(run.failure, file=sys.stderr)
-    return 0 if run.state in (State.SUCCEEDED, State.STOPPED) else USER_ERROR
+    return 0 if run.is_active or run.state in (State.SUCCEEDED, State.STOPPED) else USER_ERROR
 
 
 def _wants_stop() -> bool:
     if not sys.stdin.isatty():
         return True
     print("\nStop the run and keep its model? [y] stop, [n] leave it running: ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower().startswith("y")
+    try:
+        return sys.stdin.readline().strip().lower().startswith("y")
+    except KeyboardInterrupt:
+        return False
 
 
 def _show_progress(run: Run) -> None:
@@ -267,13 +284,13 @@ def _print_json(document: Any) -> None:
 
 
 def _whole(text: str, flag: str, low: int, high: int) -> int:
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
         raise DlkitError(f"{flag} must be a whole number from {low} to {high}; got {text[:40]}.")
     return int(text)
 
 
 def _existing(path: str) -> Path:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file it also says no to a path that is too long or not ours
         raise DlkitError(f"There is no file {path}. Name a picture that exists.")
     return Path(path)
 

@@ -67,8 +67,7 @@ def prepare(name: str) -> Iterator[FetchProgress]:
     if is_here(name):
         return
     datasets = settings().folder("datasets")
-    with (datasets / f".{name}.lock").open("w") as lock:
-        yield from take_lock(lock, name)
+    with (yield from take_lock(datasets / f".{name}.lock", name)):
         if is_here(name):  # another process has just brought it
             return
         downloads = datasets / f".{name}.download"

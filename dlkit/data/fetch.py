@@ -5,7 +5,6 @@ a part of. It knows nothing of what is in the file.
 """
 
 import errno
-import fcntl
 import hashlib
 import http.client
 import json
@@ -13,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from dlkit import locks
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.remote import RemoteFile
 from dlkit.errors import DownloadError, OfflineError
@@ -54,8 +54,7 @@ def fetch(file: RemoteFile, folder: Path, *, timeout_seconds: float | None = Non
     timeout = settings().download_timeout_seconds if timeout_seconds is None else timeout_seconds
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / file.name
-    with (folder / f".{file.name}.lock").open("w") as lock:
-        yield from take_lock(lock, file.name)
+    with (yield from take_lock(folder / f".{file.name}.lock", file.name)):
         if file.digest and target.exists() and not _digest_problem(file, target):
             return
         part = folder / f"{file.name}.part"
@@ -68,15 +67,12 @@ def fetch(file: RemoteFile, folder: Path, *, timeout_seconds: float | None = Non
         _state_path(part).unlink(missing_ok=True)
 
 
-def take_lock(lock: IO[Any], name: str) -> Iterator[FetchProgress]:
-    """Lock an open file against other processes; yield "waiting" while another one holds it."""
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            yield FetchProgress(name, 0, None, "waiting")
-            time.sleep(LOCK_POLL_SECONDS)
+def take_lock(path: Path, name: str) -> Generator[FetchProgress, None, IO[bytes]]:
+    """Return the lock, held until it is closed; yield "waiting" while another process has it."""
+    while (lock := locks.try_lock(path)) is None:
+        yield FetchProgress(name, 0, None, "waiting")
+        time.sleep(LOCK_POLL_SECONDS)
+    return lock
 
 
 def disk_full(name: str, needed_mb: float, folder: Path) -> DownloadError:

@@ -4,22 +4,24 @@ One per data folder (a file lock), and without a state of its own: it may die at
 while the workers go on. It ends by itself when there has been nothing to do for a while. Never imports torch.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from dlkit import locks, machine
 from dlkit.runs import service
-from dlkit.runs.records import Run, Slot, now
+from dlkit.runs.records import Run, Slot, State, now
 from dlkit.settings import child_environment, settings
 
 POLL_SECONDS = 0.1
 IDLE_SECONDS = 30
 SILENCE_SECONDS = 60  # a worker shows life twice a second; importing torch on a busy machine may hold it for long
-GRACE_SECONDS = 20  # between the wish to stop or cancel and the end of the process
+GRACE_SECONDS = 20  # between the wish to cancel and the end of the process; to stop takes as long as it takes
 ATTEMPTS = 3
 NETWORK_SLOTS = 2
 #: glibc gives large blocks back to the system after every operation and faults them in again: on a CPU that costs more
@@ -38,7 +40,7 @@ def main() -> int:
         return 3
     while True:
         supervise()
-        locks.release(lock)
+        lock.close()
         # a run that was queued between the last look and the release saw the lock held: look once more
         if not service.store().has_work():
             return 0
@@ -50,10 +52,11 @@ def main() -> int:
 def supervise() -> None:
     """Start and watch workers until nothing has been waiting or running for IDLE_SECONDS."""
     children: list[subprocess.Popen[bytes]] = []
+    cancelled: dict[str, float] = {}  # when the wish to cancel a run was first seen
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < IDLE_SECONDS:
         children = [child for child in children if child.poll() is None]  # reaps the ended ones
-        reconcile()
+        reconcile(cancelled)
         run = service.store().claim(_slots())
         if run is not None:
             children.append(start_worker(run))
@@ -62,7 +65,7 @@ def supervise() -> None:
         time.sleep(POLL_SECONDS)
 
 
-def reconcile() -> None:
+def reconcile(cancelled: dict[str, float]) -> None:
     """Find the running runs whose worker is gone, silent or overdue, and let them go."""
     for run in service.store().running():
         if run.pid is not None and machine.process_identity(run.pid) != run.process:
@@ -70,6 +73,9 @@ def reconcile() -> None:
         elif run.beat_at is not None and (now() - run.beat_at).total_seconds() > SILENCE_SECONDS:
             _kill(run)
             _lose(run, f"its worker showed no life for {SILENCE_SECONDS} seconds")
+        elif run.wish == "cancel" and _seconds_since(cancelled, run.id) > GRACE_SECONDS:
+            _kill(run)
+            _lose(run, f"its worker did not end within {GRACE_SECONDS} seconds")
 
 
 def start_worker(run: Run) -> subprocess.Popen[bytes]:
@@ -97,7 +103,8 @@ def _worker_environment(run: Run) -> dict[str, str]:
     threads = str(worker_threads())
     environment = {**ALLOCATOR, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     if run.needs == Slot.GPU and run.slot:
-        environment["CUDA_VISIBLE_DEVICES"] = run.slot.removeprefix("gpu")
+        # NVML counts the GPUs by their place on the bus; CUDA counts the fastest first unless it is told to do the same
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": run.slot.removeprefix("gpu")}
     return environment
 
 
@@ -121,15 +128,23 @@ _known_gpus: tuple[machine.Gpu, ...] | None = None
 
 def _lose(run: Run, reason: str) -> None:
     is_final = run.attempt >= ATTEMPTS
-    service.store().lose(run, f"{reason} (attempt {run.attempt} of {ATTEMPTS})", is_final)
+    state = service.store().lose(run, f"{reason} (attempt {run.attempt} of {ATTEMPTS})", is_final)
+    if state == State.CANCELLED:
+        service.discard(run.id)
 
 
 def _kill(run: Run) -> None:
     if run.pid is not None and machine.process_identity(run.pid) == run.process:
-        os.killpg(run.pid, signal.SIGKILL)  # a worker leads a process group of its own
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.killpg(run.pid, signal.SIGKILL)  # a worker leads a process group of its own
 
 
-def _take_lock(path: Path) -> int | None:
+def _seconds_since(seen: dict[str, float], run_id: str) -> float:
+    """Return how long ago this was first asked of the run."""
+    return time.monotonic() - seen.setdefault(run_id, time.monotonic())
+
+
+def _take_lock(path: Path) -> IO[bytes] | None:
     """Take the lock; a few tries, as a probe by a submitter holds it for a moment."""
     for _ in range(10):
         lock = locks.try_lock(path)

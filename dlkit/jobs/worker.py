@@ -4,13 +4,11 @@ Binds itself to the run before anything heavy is imported, does the work as a st
 what came of it twice a second. Learns from the same thread what the user wishes. Ends the run with a named state.
 """
 
-import contextlib
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from dlkit import machine
@@ -47,8 +45,7 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(RunError):
-            self._beat()
+        self._beat()
 
     def say(self, progress: Progress) -> None:
         """Replace what is shown as the progress."""
@@ -61,18 +58,17 @@ class Reporter:
             self._points += points
 
     def _work(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
-            try:
-                self._beat()
-            except RunError:
-                self.is_lost = True
-                return
+        while not self.is_lost and not self._ended.wait(BEAT_SECONDS):
+            self._beat()
 
     def _beat(self) -> None:
         with self._lock:
             points, self._points = self._points, []
             progress = self._progress
-        self.wish = service.store().beat(self._run.id, self._run.attempt, progress, points)
+        try:
+            self.wish = service.store().beat(self._run.id, self._run.attempt, progress, points)
+        except RunError:
+            self.is_lost = True
 
 
 class Interrupted(BaseException):
@@ -99,18 +95,19 @@ def main(run_id: str, attempt: int) -> int:
         except Exception as error:
             traceback.print_exc()  # the run's log
             failure = _named(error)
-    if state == State.CANCELLED:
-        _discard(service.run_folder(run_id))
-    if reporter.is_lost or not service.store().finish(run_id, attempt, state, summary, failure):
+    if reporter.is_lost:  # what lies in the run's folder may be the next worker's
         return NOT_OURS
-    return 0
+    if state == State.CANCELLED:
+        service.discard(run_id)
+    return 0 if service.store().finish(run_id, attempt, state, summary, failure) else NOT_OURS
 
 
 def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
     """Fetch what is missing, train, keep the best model; return what the run's page shows first."""
     config = parse(run.config)
-    _follow(_missing("dataset", config.dataset), reporter)
-    _follow(_missing("backbone", config.backbone), reporter)
+    _follow(prepare(config.dataset), reporter)
+    if not has_weights(BACKBONES[config.backbone]):
+        _follow(fetch_weights(BACKBONES[config.backbone]), reporter)
     reporter.say(Progress("loading PyTorch"))
     from dlkit.engine import finetuning  # heavy: torch is imported here
 
@@ -126,19 +123,13 @@ def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
 
 
 def fetch(run: Run, reporter: Reporter) -> dict[str, Any]:
-    """Download a data set or the weights of a backbone."""
-    _follow(_missing(run.config["what"], run.config["name"]), reporter)
+    """Download a data set, unless it is here, or the weights of a backbone, anew where they are: that mends them."""
+    name = run.config["name"]
+    _follow(prepare(name) if run.config["what"] == "dataset" else fetch_weights(BACKBONES[name]), reporter)
     return {}
 
 
 TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {Kind.FINETUNE: finetune, Kind.FETCH: fetch}
-
-
-def _missing(what: str, name: str) -> Iterator[FetchProgress]:
-    """Bring a data set or a backbone's weights here, unless they are."""
-    if what == "dataset":
-        return prepare(name)
-    return iter(()) if has_weights(BACKBONES[name]) else fetch_weights(BACKBONES[name])
 
 
 def _follow(steps: Iterator[FetchProgress], reporter: Reporter) -> None:
@@ -156,14 +147,6 @@ def _named(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == 28:
         return "The disk is full. Make room, then launch the run again."
     return "This is a mistake of ours: the run's log has the details."
-
-
-def _discard(folder: Path) -> None:
-    import shutil
-
-    for part in ("model", "validation.npz"):
-        path = folder / part
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.config import FinetuneConfig, parse
 from dlkit.errors import DeviceError, RunError
-from dlkit.runs.records import Kind, Run, Slot
+from dlkit.runs.records import Kind, Run, Slot, State
 from dlkit.runs.store import Store, open_store
 from dlkit.settings import child_environment, settings
 
@@ -54,10 +54,10 @@ def run(run_id: str) -> Run:
 
 def find(text: str) -> Run:
     """Return the run whose id begins with `text`; RunError where none or several do."""
-    found = [run for run in store().list_runs() if run.id.startswith(text)] if text else []
+    found = store().find_runs(text) if text else []
     if len(found) != 1:
-        which = "No run" if not found else f"{len(found)} runs"
-        raise RunError(f"{which} begins with {text[:40]!r}. `python -m dlkit runs` lists them.")
+        which = "No run begins" if not found else f"{len(found)} runs begin"
+        raise RunError(f"{which} with {text[:40]!r}. `python -m dlkit runs` lists them.")
     return found[0]
 
 
@@ -68,7 +68,17 @@ def stop(run_id: str, actor: str = LOCAL_USER) -> Run:
 
 def cancel(run_id: str, actor: str = LOCAL_USER) -> Run:
     """Ask a run to end and to keep nothing."""
-    return _wish(run_id, "cancel", actor)
+    cancelled = _wish(run_id, "cancel", actor)
+    if cancelled.state == State.CANCELLED:  # it was waiting, perhaps with the model of a worker that died
+        discard(run_id)
+    return cancelled
+
+
+def discard(run_id: str) -> None:
+    """Remove the results of a cancelled run; its log stays."""
+    folder = run_folder(run_id)
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    (folder / "validation.npz").unlink(missing_ok=True)
 
 
 def delete(run_id: str) -> None:

@@ -6,6 +6,8 @@ BEGIN IMMEDIATE: one that reads first and writes later fails at once where anoth
 Does not know torch, configs' meaning, or processes.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +22,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from dlkit.errors import RunError
 from dlkit.runs.migrations import HEAD
 from dlkit.runs.records import ACTIVE, Happening, Kind, Point, Progress, Run, Slot, State, now
-from dlkit.runs.tables import happenings, points, runs
+from dlkit.runs.tables import happenings, metadata, points, runs
 
 BUSY_SECONDS = 30
 
@@ -28,16 +30,22 @@ BUSY_SECONDS = 30
 @lru_cache(maxsize=4)
 def open_store(folder: Path) -> "Store":
     """Return the store of this data folder, made or brought up to date where needed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"The data folder {folder} cannot be made ({error.strerror}). Set DLKIT_HOME to a folder that can."
+        ) from None
     return Store(_connect(folder / "store.sqlite3"))
 
 
 def _connect(path: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"isolation_level": None, "timeout": BUSY_SECONDS})
+    url = sa.URL.create("sqlite", database=str(path))  # made of parts: a folder's name may have a ? in it
+    engine = sa.create_engine(url, connect_args={"isolation_level": None, "timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @sa.event.listens_for(engine, "begin")
@@ -46,6 +54,19 @@ def _connect(path: Path) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
 
     return engine
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL, where it stays; SQLite 3 fails at once where two processes do so at the same moment."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 class Store:
@@ -91,6 +112,12 @@ class Store:
             query = query.where(runs.c.kind == kind)
         with self._read() as connection:
             return [_record(row) for row in connection.execute(query)]
+
+    def find_runs(self, beginning: str) -> list[Run]:
+        """Return the runs whose id begins so, newest first."""
+        query = sa.select(runs).where(runs.c.id.startswith(beginning, autoescape=True))
+        with self._read() as connection:
+            return [_record(row) for row in connection.execute(query.order_by(runs.c.sequence.desc()))]
 
     def wish(self, run_id: str, wish: str, actor: str) -> Run:
         """Ask a run to stop or to cancel; a queued one ends at once, one that has ended stays as it is."""
@@ -147,21 +174,32 @@ class Store:
         with self._read() as connection:
             return connection.scalar(sa.select(sa.exists().where(runs.c.state.in_(ACTIVE)))) is True
 
+    def active(self) -> list[Run]:
+        """Return the runs that are waiting or at work, oldest first."""
+        query = sa.select(runs).where(runs.c.state.in_(ACTIVE)).order_by(runs.c.sequence)
+        with self._read() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
     def running(self) -> list[Run]:
         """Return the runs that are at work."""
-        with self._read() as connection:
-            return [_record(row) for row in connection.execute(sa.select(runs).where(runs.c.state == State.RUNNING))]
+        return [run for run in self.active() if run.state == State.RUNNING]
 
-    def lose(self, run: Run, reason: str, is_final: bool) -> None:
-        """Record that this attempt's worker is gone: to be taken up again, or failed where that happened too often."""
+    def lose(self, run: Run, reason: str, is_final: bool) -> State | None:
+        """Record that this attempt's worker is gone: to be taken up again, or failed where that happened too often.
+
+        Returns the new state; None where the run was no longer this attempt's.
+        """
         state = State.FAILED if is_final else State.INTERRUPTED
         with self._write() as connection:
             values = {"finished_at": _stamp(), "failure": reason} if is_final else {}
-            if run.wish:  # the user asked for an end, and this is one
-                state = State.STOPPED if run.wish == "stop" else State.CANCELLED
+            wish = connection.scalar(sa.select(runs.c.wish).where(runs.c.id == run.id))  # may be younger than `run`
+            if wish:  # the user asked for an end, and this is one
+                state = State.STOPPED if wish == "stop" else State.CANCELLED
                 values = {"finished_at": _stamp()}
-            if _set(connection, run.id, run.attempt, state=state, slot=None, pid=None, process=None, **values):
-                _note(connection, run.id, "supervisor", f"{state}: {reason}")
+            if not _set(connection, run.id, run.attempt, state=state, slot=None, pid=None, process=None, **values):
+                return None
+            _note(connection, run.id, "supervisor", f"{state}: {reason}")
+            return state
 
     # -- what a worker does ---------------------------------------------------------------------------------------
 
@@ -216,18 +254,29 @@ class Store:
             yield connection
 
     def _migrate(self) -> None:
-        if self._revision() == HEAD:
+        if self._revision() == HEAD or self._make():
             return
         from alembic import command
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        folder = Path(__file__).parent / "migrations"
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))  # % begins a placeholder there
         with self._write() as connection:
             if _revision(connection) == HEAD:  # another process was quicker
                 return
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+    def _make(self) -> bool:
+        """Make all tables where there are none, without alembic, whose import costs more than the tables."""
+        with self._write() as connection:
+            if sa.inspect(connection).get_table_names():
+                return False
+            metadata.create_all(connection)
+            connection.exec_driver_sql("create table alembic_version (version_num varchar(32) not null primary key)")
+            connection.execute(sa.text("insert into alembic_version values (:head)"), {"head": HEAD})
+            return True
 
     def _revision(self) -> str | None:
         with self._read() as connection:

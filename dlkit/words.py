@@ -4,13 +4,14 @@ import html
 import re
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=])")
-_BARE_LINK = re.compile(r"(www(?=\.)|:(?=//)|(?<=\w)(?=@))", re.IGNORECASE)
+# what Streamlit 1.67 still turns into links, icons and arrows after the backslashes are gone
+_LATE = re.compile(r"(www(?=\.)|:(?=//|material/|streamlit:)|(?<=\w)(?=@)|[-<>~](?=[-=>]))", re.IGNORECASE)
 
 
 def escape_markdown(text: str) -> str:
     """Return `text` so that Streamlit's markdown shows it letter by letter: no links, pictures, colours or icons."""
-    unlinked = _BARE_LINK.sub("\\1\u200b", " ".join(text.split()))  # a space of no width: no backslash stops these
-    return _MARKDOWN.sub(r"\\\1", unlinked)
+    plain = _LATE.sub("\\1\u200b", " ".join(text.split()))  # a space of no width, as no backslash stops these
+    return _MARKDOWN.sub(r"\\\1", plain)
 
 
 def escape_html(text: str) -> str:
@@ -20,7 +21,7 @@ def escape_html(text: str) -> str:
 
 def escape_csv(text: str) -> str:
     """Return `text` so that no spreadsheet takes it for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -32,7 +33,7 @@ def duration(seconds: float | None) -> str:
     """Write a time in its largest two units: 4.2 s, 3 min 20 s, 2 h 5 min."""
     if seconds is None:
         return "–"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -43,11 +44,18 @@ def duration(seconds: float | None) -> str:
 
 def count(number: float) -> str:
     """Write a large number with three digits: 3.38 million; a small one with narrow spaces: 12 345."""
-    if number >= 1e6:
-        return f"{number / 1e6:.3g} million"
+    if number >= 999_999.5:
+        return f"{_three_digits(number / 1e6)} million"
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
 def size(megabytes: float) -> str:
     """Write a size: 17 MB, 4.92 GB."""
-    return f"{megabytes / 1000:.3g} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
+    if megabytes >= 999.5:
+        return f"{_three_digits(megabytes / 1000)} GB"
+    return f"{_three_digits(megabytes)} MB"
+
+
+def _three_digits(number: float) -> str:
+    """Round to three significant digits and write them without an exponent: 999.6 -> 1000."""
+    return f"{float(f'{number:.3g}'):g}"

@@ -38,7 +38,7 @@ def given_pictures(model: str) -> list[classify.Picture]:
     )
     with upload:
         files = st.file_uploader(
-            "Drop one photo or many",
+            f"Drop one photo or many: together up to {settings().max_upload_mb_per_session} MB",
             type="image",
             accept_multiple_files=True,
             key="photos",

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from dlkit.config import FinetuneConfig, describe, settings_in_use
+from dlkit.config import CATALOGS, describe, parse, settings_in_use
 from dlkit.data.dataset import is_here
 from dlkit.errors import DlkitError
 from dlkit.figures.curves import accuracy_figure, loss_figure, rate_figure
@@ -250,8 +250,10 @@ def classes_of(run: Run) -> list[str]:
 
 
 def changed_settings(run: Run) -> dict[str, str]:
-    """Return the run's settings that are not defaults, as parameters of the training page."""
-    defaults = FinetuneConfig().resolved().model_dump()
+    """Return the run's settings that are not the defaults of its choices, as parameters of the training page."""
+    choices = {name: run.config[name] for name, known in CATALOGS.items() if run.config[name] in known}
+    own = parse({"strategy": run.config["strategy"], **choices}).resolved().model_dump()
+    defaults = own | {name: describe(name).default for name in (*CATALOGS, "strategy")}
     changed = {
         name: value for name, value in run.config.items() if value not in (None, defaults.get(name)) and name != "name"
     }

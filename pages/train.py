@@ -8,14 +8,14 @@ from dlkit.catalog.backbones import BACKBONES, BackboneEntry
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
-from dlkit.config import FinetuneConfig, parse, settings_in_use
+from dlkit.config import CATALOGS, FinetuneConfig, describe, parse, settings_in_use
 from dlkit.data.dataset import is_here
 from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
 from dlkit.figures.curves import schedule_figure
 from dlkit.runs import service
 from dlkit.words import count, escape_markdown, size
-from pages.parts import forms, pictures
+from pages.parts import forms, link, pictures
 from pages.parts.notices import show_error, told
 
 STRATEGIES = {
@@ -46,7 +46,34 @@ def choose_backbone() -> str:
     st.subheader("2 · Backbone")
     name = forms.draw("backbone")
     st.caption(facts_of(BACKBONES[name]))
+    with st.expander("Compare all backbones", key="compare", on_change="rerun") as compare:
+        if compare.open:
+            show_backbones()
     return name
+
+
+def show_backbones() -> None:
+    """Show what every backbone costs and can do, side by side."""
+    rows = [
+        {
+            "backbone": entry.title,
+            "ImageNet top-1": entry.top1 / 100,
+            "million parameters": entry.parameters / 1e6,
+            "GFLOPs": entry.gflops,
+            "input px": entry.input_size,
+            "MB": entry.weights.size_mb,
+            "here": has_weights(entry),
+            "licence": entry.licence,
+        }
+        for entry in BACKBONES.values()
+    ]
+    share = st.column_config.NumberColumn(format="percent")
+    number = st.column_config.NumberColumn(format="%.3g")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_config={"ImageNet top-1": share, **dict.fromkeys(("million parameters", "GFLOPs", "MB"), number)},
+    )
 
 
 def facts_of(entry: BackboneEntry) -> str:
@@ -79,9 +106,9 @@ def choose_optimizer() -> dict[str, Any]:
 def choose_details(values: dict[str, Any]) -> dict[str, Any]:
     """Draw every other setting that the choices use, in groups."""
     chosen: dict[str, Any] = {}
-    schedule = st.session_state.get("schedule", FinetuneConfig.model_fields["schedule"].default)
+    schedule, mixing = (link.named(name, CATALOGS[name], describe(name).default) for name in ("schedule", "mixing"))
     defaults = {**OPTIMIZERS[values["optimizer"]].settings, **SCHEDULES[schedule].settings}
-    choices = {"schedule": schedule, "mixing": st.session_state.get("mixing", "none"), **values}
+    choices = {"schedule": schedule, "mixing": mixing, **values}
     used = settings_in_use(choices)
     for title, names in forms.GROUPS.items():
         shown = [name for name in names if name in used and name != "epochs"]

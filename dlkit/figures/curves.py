@@ -82,7 +82,7 @@ def _add(
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
     """Keep every n-th point and the last where there are more than MOST_POINTS."""
-    every = -(-len(points) // MOST_POINTS)
+    every = -(-(len(points) - 1) // (MOST_POINTS - 1))
     return points if every <= 1 else [*points[:-1:every], points[-1]]
 
 

@@ -3,13 +3,19 @@
 Streamlit's own binding writes what a widget shows (titles) into the URL; links and commands speak names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import streamlit as st
 
 from dlkit.errors import UnknownChoice
 from pages.parts.notices import show_error
+
+
+def named(key: str, options: Collection[str], default: str) -> str:
+    """Return the choice that the URL names, also before its widget is drawn; the default where it is no choice."""
+    asked = st.query_params.get(key, default)
+    return asked if asked in options else default
 
 
 def choose(
@@ -19,7 +25,7 @@ def choose(
     asked = st.query_params.get(key, default)
     if asked not in options:
         show_error(UnknownChoice(label.lower(), asked, options))
-    st.session_state[key] = asked if asked in options else default
+    st.session_state[key] = named(key, options, default)
 
     def remember() -> None:
         if st.session_state[key] in (None, default):

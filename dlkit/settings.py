@@ -6,9 +6,12 @@ Below `app.py` and `__main__` this is the only module that reads the environment
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from dlkit.errors import ConfigError
 
 
 class Settings(BaseSettings):
@@ -24,11 +27,17 @@ class Settings(BaseSettings):
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
     download_timeout_seconds: PositiveFloat = Field(20, description="Silence after which a download counts as broken.")
     warm_up: bool = Field(True, description="Load torch and the ImageNet model when the server starts.")
-    allowed_hosts: tuple[str, ...] = Field(
-        ("localhost", "127.0.0.1", "[::1]"), description="Host names under which the server answers."
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("localhost", "127.0.0.1", "[::1]"),
+        description="Host names under which the server answers, with commas between.",
     )
     max_sessions_per_address: PositiveInt = Field(24, description="Open browser sessions per network address.")
     max_upload_mb_per_session: PositiveInt = Field(128, description="Uploaded bytes that one session may hold, in MB.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
     def data_folder(self) -> Path:
@@ -49,5 +58,15 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return the settings of this process, read once."""
-    return Settings()
+    """Return the settings of this process, read once; ConfigError with a sentence for each that does not hold."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigError(_sentences(error)) from None
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    return [
+        f"DLKIT_{str(problem['loc'][0]).upper()} does not hold: {problem['msg']}; got {str(problem['input'])[:40]!r}."
+        for problem in error.errors()
+    ]

@@ -14,7 +14,7 @@ from dlkit.runs.records import Kind, Run, State
 from dlkit.words import duration, escape_markdown, percent
 from pages.parts import pictures
 from pages.parts.notices import show_empty, show_error, show_state, told
-from pages.parts.progress import show_bar
+from pages.parts.progress import follow_fetch, show_bar
 
 PAGE_OF_RUNS = 20
 WORST = 12
@@ -60,9 +60,13 @@ def show_run(run_id: str) -> None:
         return
     st.page_link("runs.py", label="All runs", icon=":material/arrow_back:", query_params={})
     st.title(escape_markdown(run.name))
-    show_actions(run)
+    if run.kind == Kind.FINETUNE:
+        show_actions(run)
     if run.failure:
         st.error(escape_markdown(run.failure), icon=":material/error:")
+    if run.kind == Kind.FETCH:
+        show_download(run)
+        return
     live, results, mistakes, settings, history = st.tabs(
         ["Live", "Results", "Mistakes", "Settings", "History"], key="tab", on_change="rerun", bind="query-params"
     )
@@ -78,6 +82,15 @@ def show_run(run_id: str) -> None:
         show_settings(run)
     with history:
         show_history(run)
+
+
+def show_download(run: Run) -> None:
+    """Show a download: how far it is, and what happened to it."""
+    if run.is_active:
+        follow_fetch(run.id)
+    else:
+        show_state(run.state)
+    show_history(run)
 
 
 def show_actions(run: Run) -> None:
@@ -193,7 +206,7 @@ def show_mistakes(run: Run) -> None:
     if not len(worst):
         st.success("Every validation picture is named rightly.")
         return
-    st.caption("Wrongly named validation pictures, the most confident mistakes first.")
+    st.caption("Wrongly named validation pictures, highest loss first.")
     show_pictures(run, validation, worst, classes_of(run))
 
 

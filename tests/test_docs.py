@@ -11,8 +11,8 @@ SETTINGS = ROOT / "docs" / "settings.md"
 def settings_table() -> str:
     """Return docs/settings.md as the config has it."""
     rows = "\n".join(_row(name) for name in FinetuneConfig.model_fields)
-    head = "Made from `dlkit/config.py` by `python -m tests.test_docs`. Without a default of its own, a setting takes the\n"
-    tail = "chosen optimizer's or schedule's, which `python -m dlkit optimizers` lists.\n"
+    head = "Made from `dlkit/config.py` by `python -m tests.test_docs`. Without a default of its own, a setting takes\n"
+    tail = "the chosen optimizer's or schedule's, which `python -m dlkit optimizers` lists.\n"
     columns = "| flag | must be | default | what it does |\n| --- | --- | --- | --- |"
     return f"# Settings of a run\n\n{head}{tail}\n{columns}\n{rows}\n"
 

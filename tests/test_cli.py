@@ -1,0 +1,535 @@
+"""The command line: what goes to stdout and to stderr, the exit codes, and every mistake that a user can make."""
+
+import contextlib
+import json
+import math
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dlkit.__main__ as command_line
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.config import FinetuneConfig
+from dlkit.runs import service
+from dlkit.runs.artifacts import has_bundle
+from dlkit.runs.records import Kind, Run, Slot, State
+from dlkit.settings import settings
+from tests.job_home import NEVER, TINY, job_home, processes
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "dlkit"]
+FLOWER = str(next(iter(sorted((ROOT / "dlkit/samples/flowers_mini/val/sunflowers").glob("*.jpg")))))
+TINY_FLAGS = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+ROW_KEYS = {"run", "name", "state", "created_at", "failure"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on stdout; fails where there is more, less, or NaN."""
+        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.fixture
+def dlkit(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process, on an empty data folder where nothing takes the runs."""
+    monkeypatch.setattr(service, "ensure_supervisor", lambda: None)
+    return lambda *arguments: call(capsys, *arguments)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> Answer:
+    try:
+        code = command_line.main(arguments)
+    except SystemExit as end:  # argparse
+        code = int(end.code or 0)
+    return Answer(code, *capsys.readouterr())
+
+
+def in_process(*arguments: str) -> Answer:
+    """Run a command in a process of its own."""
+    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=90)
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def refused(answer: Answer) -> str:
+    """Check that a mistake was answered as one, and return the sentence."""
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert len(answer.err.split()) >= 5, "a sentence, not a code"
+    return answer.err
+
+
+def train_in_vain(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Return the sentence with which `train` refuses these flags; nothing may be queued."""
+    sentence = refused(call(capsys, "train", *flags))
+    assert service.store().list_runs() == []
+    return sentence
+
+
+# Catalogs
+
+
+@pytest.mark.parametrize(
+    ("command", "catalog", "keys"),
+    [
+        ("datasets", DATASETS, {"name", "title", "classes", "train_images", "val_images", "here", "licence"}),
+        ("backbones", BACKBONES, {"name", "parameters", "gflops", "input_size", "imagenet_top1", "here", "licence"}),
+        ("optimizers", OPTIMIZERS, {"name", "learning_rate", "settings", "summary", "paper"}),
+    ],
+)
+def test_catalog_is_listed_as_text_and_as_json(dlkit, command, catalog, keys):
+    listed = dlkit(command, "--json")
+    assert (listed.code, listed.err) == (0, "")
+    assert [row["name"] for row in listed.json] == list(catalog)
+    assert all(keys <= row.keys() for row in listed.json)
+
+    text = dlkit(command)
+    assert (text.code, text.err) == (0, "")
+    lines = text.out.splitlines()
+    assert lines[0].split()[0] == "name"
+    assert [line.split()[0] for line in lines[1:]] == list(catalog)
+
+
+def test_lists_say_what_is_here(dlkit):
+    here = {row["name"] for row in dlkit("datasets", "--json").json if row["here"]}
+    assert here == {name for name, entry in DATASETS.items() if not entry.files}
+
+
+def test_lists_load_no_torch(home):
+    script = "import sys; from dlkit.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "backbones", "--json"]
+    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+
+
+# One run, from training to prediction
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answer]:
+    """What `train --json` answered; its data folder is the one in use."""
+    with job_home(tmp_path_factory.mktemp("trained")):
+        yield in_process("train", *TINY_FLAGS, "--json")
+
+
+def test_train_answers_with_one_json_document(trained):
+    assert (trained.code, trained.err) == (0, ""), "progress is for terminals"
+    result = trained.json
+    numbers = ("val_accuracy", "val_loss", "epochs", "seconds", "images_per_second")
+    assert {*ROW_KEYS, *numbers} <= result.keys()
+    assert result["state"] == "succeeded"
+    assert result["failure"] is None
+    assert result["epochs"] == TINY["epochs"]
+    assert all(math.isfinite(result[name]) and result[name] > 0 for name in numbers)
+    assert service.run(result["run"]).summary["val_accuracy"] == result["val_accuracy"]
+
+
+def test_show_has_the_settings_and_the_events(trained, capsys):
+    run_id = trained.json["run"]
+    shown = call(capsys, "runs", "show", run_id[:8], "--json").json
+    assert trained.json.items() <= shown.items()
+    assert shown["config"].keys() == FinetuneConfig.model_fields.keys()
+    assert TINY.items() <= shown["config"].items()
+    assert [event["text"] for event in shown["events"]][::2] == ["launched", "succeeded"]
+    assert shown["progress"]["share"] == 1.0
+
+    text = call(capsys, "runs", "show", run_id)
+    assert (text.code, text.err) == (0, "")
+    assert f"validation accuracy {trained.json['val_accuracy']:.1%}" in text.out.splitlines()[0]
+    assert "  image_size = 64" in text.out
+    assert "worker: succeeded" in text.out
+
+
+def test_list_shows_the_same_columns_whatever_came_last(trained, capsys):
+    waiting = service.store().add_run("f" * 32, Kind.FINETUNE, "waiting", {}, Slot.GPU, "ada")
+    lines = call(capsys, "runs").out.splitlines()
+    assert lines[0].split() == ["run", "name", "state", "created_at", "val_accuracy", "seconds"]
+    assert [line.split()[0] for line in lines[1:]] == [waiting.id, trained.json["run"]]
+    assert f"{trained.json['val_accuracy']:.4g}" in lines[2].split()
+    assert trained.json in call(capsys, "runs", "list", "--json").json
+    service.cancel(waiting.id)
+
+
+def test_run_predicts(trained, capsys):
+    answer = call(capsys, "predict", trained.json["run"][:8], FLOWER, FLOWER, "--top-k", "3", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    first, second = answer.json
+    assert first == second
+    assert first["file"] == FLOWER
+    probabilities = [guess["probability"] for guess in first["top"]]
+    assert len(probabilities) == 3
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert 0 < sum(probabilities) <= 1.0001
+
+
+def test_more_classes_than_there_are_gives_all(trained, capsys):
+    top = call(capsys, "predict", trained.json["run"], FLOWER, "--top-k", "1000", "--json").json[0]["top"]
+    assert len(top) == 6
+    assert sum(guess["probability"] for guess in top) == pytest.approx(1, abs=1e-4)
+
+
+def test_model_whose_folder_is_gone_is_said(trained, capsys):
+    run_id = trained.json["run"]
+    model = service.run_folder(run_id) / "model"
+    shutil.move(model, model.with_name("moved"))
+    try:
+        assert "There is no saved model here" in refused(call(capsys, "predict", run_id, FLOWER))
+    finally:
+        shutil.move(model.with_name("moved"), model)
+    assert has_bundle(model)
+
+
+def test_imagenet_model_predicts_as_text_and_as_json(dlkit):
+    answer = dlkit("predict", "imagenet", FLOWER, "--top-k", "2", "--json")
+    top = answer.json[0]["top"]
+    assert (answer.code, answer.err, len(top)) == (0, "", 2)
+    lines = dlkit("predict", "imagenet", FLOWER, "--top-k", "2").out.splitlines()
+    assert lines[0] == FLOWER
+    assert lines[1].split() == [f"{top[0]['probability']:.1%}", *top[0]["label"].split()]
+
+
+# Runs that nobody takes: the commands beside
+
+
+def test_detached_run_is_listed_shown_and_stopped(dlkit):
+    detached = dlkit("train", "--detach", "--name", "mine", "--json")
+    assert (detached.code, detached.err) == (0, "")
+    run_id = detached.json["run"]
+    assert (detached.json["state"], detached.json["name"]) == ("queued", "mine")
+    for listed in (dlkit("runs", "--json"), dlkit("runs", "list", "--json"), dlkit("runs", "--json", "list")):
+        assert [row["run"] for row in listed.json] == [run_id]
+    shown = dlkit("runs", "show", run_id[:6], "--json").json
+    assert (shown["state"], shown["config"]["epochs"], shown["events"][0]["text"]) == ("queued", 10, "launched")
+    stopped = dlkit("runs", "stop", run_id[:6], "--json")
+    assert (stopped.code, stopped.json["state"]) == (0, "stopped")
+    assert dlkit("runs", "stop", run_id).out == f"{run_id[:8]} stopped · mine\n", "once more does no harm"
+
+
+def test_detached_run_is_said_in_a_line(dlkit):
+    answer = dlkit("train", "--detach")
+    assert re.fullmatch(r"[0-9a-f]{8} queued · Flowers \(mini\) · EfficientNet-Lite0 · head\n", answer.out)
+
+
+def test_no_runs_is_an_empty_list(dlkit):
+    assert dlkit("runs", "--json").json == []
+    assert dlkit("runs").out == "nothing yet\n"
+
+
+def test_every_setting_has_its_flag(dlkit):
+    usage = dlkit("train", "--help").out
+    assert all(f"--{name.replace('_', '-')} " in usage for name in FinetuneConfig.model_fields)
+
+
+def test_every_flag_reaches_the_settings(dlkit):
+    flags = ["--epochs", "3", "--strategy", "full", "--freeze-batchnorm", "false", "--learning-rate", "1e-3"]
+    run_id = dlkit("train", *flags, "--detach", "--json").json["run"]
+    wanted = {"epochs": 3, "strategy": "full", "freeze_batchnorm": False, "learning_rate": 1e-3}
+    assert wanted.items() <= service.run(run_id).config.items()
+
+
+def test_empty_text_means_not_given_where_a_setting_may_be_left_out(dlkit):
+    run_id = dlkit("train", "--learning-rate", "", "--detach", "--json").json["run"]
+    assert service.run(run_id).config["learning_rate"] == OPTIMIZERS["adamw"].learning_rate
+
+
+def follow_to(dlkit: Any, monkeypatch: pytest.MonkeyPatch, state: State, failure: str | None) -> Answer:
+    """Follow a run that ends so while the command looks."""
+
+    def end() -> None:
+        run = service.store().claim({Slot.CPU: ["cpu0"]})
+        if run is not None:
+            service.store().finish(run.id, run.attempt, state, {}, failure)
+
+    monkeypatch.setattr(service, "ensure_supervisor", end)
+    return dlkit("train", "--device", "cpu", "--json")
+
+
+@pytest.mark.parametrize(
+    ("state", "failure", "code"),
+    [
+        (State.SUCCEEDED, None, 0),
+        (State.STOPPED, None, 0),
+        (State.CANCELLED, None, 2),
+        (State.FAILED, "The disk is full.", 2),
+    ],
+)
+def test_exit_code_says_how_the_run_ended(dlkit, monkeypatch, state, failure, code):
+    answer = follow_to(dlkit, monkeypatch, state, failure)
+    assert (answer.code, answer.json["state"], answer.json["failure"]) == (code, state, failure)
+    assert answer.err == (f"{failure}\n" if failure else "")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--dataset", "flowers"], "Data set (dataset) must be one of flowers-mini, "),
+        (["--backbone", "vgg"], "Backbone (backbone) must be one of efficientnet-lite0, "),
+        (["--optimizer", "adamx"], "Optimizer (optimizer) must be one of "),
+        (["--strategy", "none"], "Strategy (strategy) must be one of head, full; got none."),
+        (["--device", "tpu"], "Device (device) must be one of auto, cpu, cuda, mps; got tpu."),
+        (["--name", "x" * 81], "Name (name) must be a text of at most 80 characters"),
+        (["--freeze-batchnorm", "maybe", "--strategy", "full"], "must be true or false; got maybe."),
+        (["--momentum", "0.9", "--optimizer", "adamw"], "momentum is not a setting of adamw"),
+    ],
+)
+def test_wrong_choice_is_refused_with_the_right_ones(home, capsys, flags, sentence):
+    assert sentence in train_in_vain(capsys, *flags)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "-inf", "", "many", "1e9", "1.5", "1" * 5000, "１２"])
+def test_wrong_number_of_epochs_is_refused_with_the_range(home, capsys, value):
+    sentence = train_in_vain(capsys, f"--epochs={value}")
+    assert sentence.startswith("Epochs (epochs) must be a whole number from 1 to 1000; got ")
+    assert sentence.endswith(" Try 10.\n")
+    assert len(sentence) < 200
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast", "1e9", "0,001"])
+def test_wrong_learning_rate_is_refused_with_the_range(home, capsys, value):
+    sentence = train_in_vain(capsys, "--learning-rate", value)
+    assert "Learning rate (learning_rate) must be a number from 1e-08 to 10; got " in sentence
+
+
+def test_all_problems_are_said_at_once(home, capsys):
+    sentence = train_in_vain(capsys, "--epochs", "0", "--dataset", "x", "--seed", "-1", "--dropout", "1")
+    assert all(f"({name}) must be" in sentence for name in ("epochs", "dataset", "seed", "dropout"))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_absent_device_is_refused(home, capsys, monkeypatch, device):
+    monkeypatch.setattr(command_line.service.machine, "gpus", lambda: ())
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert f"The device {device} was asked for, and this machine" in train_in_vain(capsys, "--device", device)
+
+
+def test_prediction_on_an_absent_device_is_refused(dlkit, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "PyTorch finds no CUDA GPU here" in refused(dlkit("predict", "imagenet", FLOWER, "--device", "cuda"))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "", "two", "1.5", "1001", "1e2", "²", "9" * 5000])
+def test_wrong_top_k_is_refused(dlkit, value):
+    sentence = refused(dlkit("predict", "imagenet", FLOWER, f"--top-k={value}"))
+    assert sentence.startswith("--top-k must be a whole number from 1 to 1000; got ")
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "x" * 300 + ".jpg", "", "."])
+def test_missing_picture_is_said(dlkit, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert "There is no file" in refused(dlkit("predict", "imagenet", name))
+
+
+@pytest.mark.parametrize("content", [b"not a picture", b"", b"\xff\xd8\xff\xe0 cut off"])
+def test_file_that_is_no_picture_is_said(dlkit, tmp_path, content):
+    path = tmp_path / "note.jpg"
+    path.write_bytes(content)
+    assert refused(dlkit("predict", "imagenet", FLOWER, str(path))).startswith("note.jpg ")
+
+
+@pytest.mark.parametrize("arguments", [("runs", "show"), ("runs", "stop"), ("predict",)])
+def test_run_that_is_not_there_or_not_the_only_one_is_said(dlkit, arguments):
+    for run_id in ("ab" + "0" * 30, "ab" + "1" * 30):
+        service.store().add_run(run_id, Kind.FINETUNE, "x", {}, Slot.CPU, "ada")
+    pictures = (FLOWER,) if arguments == ("predict",) else ()
+    for beginning, sentence in (("zz", "No run begins with 'zz'."), ("ab", "2 runs begin with 'ab'.")):
+        assert sentence in refused(dlkit(*arguments, beginning, *pictures))
+    assert [run.state for run in service.store().list_runs()] == [State.QUEUED] * 2
+
+
+def test_run_without_a_model_cannot_predict(dlkit):
+    run_id = dlkit("train", "--detach", "--json").json["run"]
+    assert "There is no saved model here" in refused(dlkit("predict", run_id, FLOWER))
+
+
+def test_unknown_name_cannot_be_fetched(dlkit):
+    assert "'nothing'" in refused(dlkit("fetch", "nothing"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("teach",), ("runs", "forget"), ("train", "--speed", "9"), ("predict",), ("predict", "imagenet")]
+)
+def test_unknown_words_are_answered_with_the_usage(dlkit, arguments):
+    assert refused(dlkit(*arguments)).startswith("usage: python -m dlkit")
+
+
+def test_data_folder_that_cannot_be_made_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DLKIT_HOME", str(tmp_path / "file" / "home"))
+    settings.cache_clear()
+    try:
+        assert "Set DLKIT_HOME" in refused(call(capsys, "runs"))
+    finally:
+        settings.cache_clear()
+
+
+def test_mistake_of_ours_keeps_its_traceback(dlkit, monkeypatch):
+    monkeypatch.setattr(service, "submit", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dlkit("train")
+
+
+# As a process: terminals, pipes and Ctrl-C
+
+
+def test_mistake_ends_the_process_with_code_2(home):
+    assert "must be one of" in refused(in_process("train", "--dataset", "nothing"))
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_reader_that_has_seen_enough_is_no_error(home, unbuffered):
+    """With a buffer the pipe breaks when Python flushes it at the very end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [*COMMAND, "optimizers"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_head_gets_its_line(home):
+    pipeline = f'"{sys.executable}" -m dlkit datasets --json | head -1'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipeline], cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"[\n", b"")
+
+
+class Terminal:
+    """A command whose stdin and stderr are a terminal; stdout is a pipe."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self._seen = ""
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=ROOT, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True
+        )
+        os.close(theirs)
+        os.set_blocking(self._ours, False)
+
+    def wait_for(self, text: str) -> None:
+        """Read on until this text has been shown since the last one."""
+        deadline = time.monotonic() + 30
+        while text not in self._seen:
+            assert time.monotonic() < deadline, f"{text!r} is not in {self._seen!r}"
+            time.sleep(0.02)
+            try:
+                self._seen += os.read(self._ours, 65536).decode(errors="replace")
+            except BlockingIOError:
+                continue
+        self._seen = self._seen.partition(text)[2]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and wait for the question."""
+        self.process.send_signal(signal.SIGINT)
+        self.wait_for("[n] leave it running: ")
+
+    def type(self, line: str) -> None:
+        """Answer."""
+        os.write(self._ours, f"{line}\n".encode())
+
+    def end(self) -> Answer:
+        """Return what came to stdout, and what was shown last."""
+        out, _ = self.process.communicate(timeout=30)
+        with contextlib.suppress(OSError):  # nothing more was shown, and the other side is closed
+            self._seen += os.read(self._ours, 65536).decode(errors="replace")
+        os.close(self._ours)
+        return Answer(self.process.returncode, out, self._seen)
+
+
+@pytest.fixture
+def waiting_home(tmp_path: Path) -> Iterator[Path]:
+    with job_home(tmp_path / "home") as folder:
+        yield folder
+
+
+def only_run() -> Run:
+    (run,) = service.store().list_runs()
+    return run
+
+
+def test_ctrl_c_asks_whether_to_stop_or_to_leave(waiting_home):
+    terminal = Terminal("fetch", NEVER, "--json")
+    terminal.wait_for(f"waiting {NEVER}")
+    terminal.interrupt()
+    terminal.type("n")
+    left = terminal.end()
+    assert (left.code, left.json["state"]) == (0, "running")
+    assert f"The run goes on: python -m dlkit runs show {only_run().id[:8]}" in left.err
+    assert "Traceback" not in left.err
+    assert only_run().state == State.RUNNING
+    assert only_run().wish is None
+    assert len(processes(waiting_home, "dlkit.jobs.worker")) == 1, "it outlives who asked for it"
+
+    terminal = Terminal("fetch", NEVER, "--json")  # the same download again: followed, not queued a second time
+    terminal.wait_for(f"waiting {NEVER}")
+    terminal.interrupt()
+    terminal.process.send_signal(signal.SIGINT)  # impatience leaves it running
+    assert terminal.end().code == 0
+    assert only_run().state == State.RUNNING
+
+    terminal = Terminal("fetch", NEVER, "--json")
+    terminal.wait_for(f"waiting {NEVER}")
+    terminal.interrupt()
+    terminal.type("y")
+    stopped = terminal.end()
+    assert (stopped.code, stopped.json["state"]) == (0, "stopped")
+    assert only_run().state == State.STOPPED
+
+
+@pytest.mark.parametrize("moment", ["run", "ensure_supervisor"])
+def test_ctrl_c_is_heard_at_any_moment(dlkit, monkeypatch, moment):
+    """Also while the command asks the store or starts a supervisor; without a terminal it means: stop."""
+    ask, calls = getattr(service, moment), []
+
+    def interrupted(*arguments: str) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:  # the first is that of the submission, or of the first look
+            raise KeyboardInterrupt
+        return ask(*arguments)
+
+    monkeypatch.setattr(command_line, "FOLLOW_SECONDS", 0)
+    monkeypatch.setattr(service, moment, interrupted)
+    answer = dlkit("train", "--device", "cpu", "--json")
+    assert (answer.code, answer.json["state"], answer.err) == (0, "stopped", "")
+
+
+def test_ctrl_c_elsewhere_ends_quietly(dlkit, monkeypatch):
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "_print_rows", press)
+    assert dlkit("datasets") == Answer(130, "", "")
+
+
+def test_detached_run_goes_on_without_its_command(waiting_home):
+    answer = in_process("train", "--dataset", NEVER, "--detach", "--json")
+    assert answer.json["state"] in ("queued", "running")
+    deadline = time.monotonic() + 30
+    while only_run().pid is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert only_run().state == State.RUNNING

@@ -7,7 +7,7 @@ README's table and the run record. Knows the catalogs; knows no data, no store a
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -179,10 +179,23 @@ class FinetuneConfig(BaseModel):
         }
 
 
-def learning_rates(config: FinetuneConfig, epochs: int, steps_per_epoch: int) -> list[float]:
-    """Return the learning rate of every step of a phase, as far as it does not depend on the validation loss."""
-    schedule, options, total = SCHEDULES[config.schedule], config.schedule_settings(), epochs * steps_per_epoch
-    return [config.rate * schedule.factor(step, total, steps_per_epoch, options) for step in range(total)]
+def learning_rates(config: FinetuneConfig, epochs: int, batches: int, steps: Iterable[int]) -> list[float]:
+    """Return the learning rate of some steps of a phase of `epochs` with so many batches each, counted from 0.
+
+    A schedule that follows the validation loss lowers them further during training.
+    """
+    schedule, options, total = SCHEDULES[config.schedule], config.schedule_settings(), epochs * batches
+    return [config.rate * schedule.factor(step, total, batches, options) for step in steps]
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Return how many batches an epoch over `count` pictures has.
+
+    A batch of one picture beside larger ones is avoided, as BatchNorm cannot take its variance: 3 pictures in batches
+    of 2 are one batch of 3.
+    """
+    steps = max(1, -(-count // batch_size))
+    return max(1, count // 2) if steps > 1 and batch_size > 1 and count // steps == 1 else steps
 
 
 def suggested_image_size(dataset: str, backbone: str) -> int:
@@ -300,6 +313,8 @@ def _contradictions(config: FinetuneConfig) -> Iterator[str]:
         if reason and chosen[name] != FinetuneConfig.model_fields[name].default:
             yield reason
     yield from _size_problems(config)
+    if config.strategy == "full" and not config.freeze_batchnorm and config.batch_size == 1:
+        yield "BatchNorm takes its statistics from a batch, so batch_size must be at least 2, or freeze_batchnorm true."
 
 
 def _size_problems(config: FinetuneConfig) -> Iterator[str]:

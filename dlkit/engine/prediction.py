@@ -20,9 +20,8 @@ from dlkit.engine.model import imagenet_labels, pretrained
 from dlkit.engine.preprocess import preprocessing_of
 from dlkit.runs.artifacts import read_description
 
-IMAGENET = "imagenet"
 IMAGENET_BACKBONE = "efficientnet-lite0"
-KEPT_MODELS = 3
+KEPT_MODELS = 3  # of runs; the ImageNet model stays
 BATCH = 32
 
 
@@ -35,7 +34,8 @@ class Guess:
 
 
 _lane = threading.Lock()
-_kept: OrderedDict[tuple[str, str], Bundle] = OrderedDict()
+_imagenet: dict[str, Bundle] = {}  # by device
+_kept: OrderedDict[tuple[Path, str], tuple[str, Bundle]] = OrderedDict()  # (folder, device) -> (sha256, model)
 
 
 def predict(
@@ -63,7 +63,7 @@ def warm_up() -> None:
 
 def is_warm() -> bool:
     """Tell whether the ImageNet model is loaded."""
-    return any(version == IMAGENET for version, _ in tuple(_kept))
+    return bool(_imagenet)
 
 
 def _probabilities(bundle: Bundle, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -81,20 +81,26 @@ def _top(classes: Sequence[str], probabilities: torch.Tensor, top_k: int) -> tup
 
 
 def _model(source: Path | None, device: str) -> Bundle:
-    """Return the model, from those kept if it has not been saved anew since."""
+    """Return the model, from those kept where it has not been saved anew since."""
     target = devices.resolve(device)
-    version = IMAGENET if source is None else f"{source}:{read_description(source).get('sha256')}"
-    key = (version, str(target))
-    if key not in _kept:
-        bundle = _imagenet() if source is None else load_bundle(source)
-        bundle.model.eval().requires_grad_(False).to(target).to(memory_format=torch.channels_last)
-        _kept[key] = bundle
+    if source is None:
+        if str(target) not in _imagenet:
+            _imagenet[str(target)] = _ready(_imagenet_bundle(), target)
+        return _imagenet[str(target)]
+    key, version = (source, str(target)), read_description(source)["sha256"]
+    if key not in _kept or _kept[key][0] != version:
+        _kept[key] = version, _ready(load_bundle(source), target)
         while len(_kept) > KEPT_MODELS:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
-    return _kept[key]
+    return _kept[key][1]
 
 
-def _imagenet() -> Bundle:
+def _ready(bundle: Bundle, device: torch.device) -> Bundle:
+    bundle.model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    return bundle
+
+
+def _imagenet_bundle() -> Bundle:
     entry = BACKBONES[IMAGENET_BACKBONE]
-    return Bundle(pretrained(entry).eval(), entry.name, imagenet_labels(), preprocessing_of(entry), {})
+    return Bundle(pretrained(entry), entry.name, imagenet_labels(), preprocessing_of(entry), {})

@@ -7,7 +7,7 @@ runs both.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dlkit.catalog.augmentations import MIXINGS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES, Plateau
-from dlkit.config import FinetuneConfig, learning_rates
+from dlkit.config import FinetuneConfig, learning_rates, steps_per_epoch
 from dlkit.engine.model import Classifier, freeze_batchnorm
-from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches, steps_per_epoch
+from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
 from dlkit.errors import DivergedError
 from dlkit.runs.records import Point, Progress
 
@@ -62,6 +62,7 @@ class Learner:
     device: torch.device
     step: int = 0
     epoch: int = 0
+    seen: int = 0  # pictures
     trained: nn.Module = field(init=False)
     average: AveragedModel | None = None
 
@@ -192,25 +193,28 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
     config = learner.config
     learner.begin(phase.trained)
     optimizers = OPTIMIZERS[config.optimizer].build(phase.groups, config.rate, config.optimizer_settings())
-    rates = learning_rates(config, phase.epochs, clock.batches)
     plateau, patience = _plateau(config), Patience(config.early_stopping)
     if learner.step == 0:
-        yield clock.scored(phase, _score(learner, phase))
+        scores = yield from _score(learner, phase, clock)
+        yield clock.scored(phase, scores)
     for epoch in range(phase.epochs):
         if patience.is_over:
+            clock.skip(phase.epochs - epoch)
             return
         phase.module.train()
         if phase.batchnorm_is_frozen:
             freeze_batchnorm(phase.module)
-        step_rates = iter(rates[epoch * clock.batches :])
-        for indices in shuffled_batches(len(learner.train), config.batch_size, config.seed, learner.epoch):
-            rate = next(step_rates) * (plateau.factor if plateau else 1.0)
+        batches = shuffled_batches(len(learner.train), config.batch_size, config.seed, learner.epoch)
+        steps = range(epoch * len(batches), (epoch + 1) * len(batches))
+        rates = learning_rates(config, phase.epochs, len(batches), steps)
+        for indices, planned in zip(batches, rates, strict=True):
+            rate = planned * (plateau.factor if plateau else 1.0)
             clock.add(rate, *_step(learner, phase, optimizers, rate, indices))
             if clock.is_due:
                 yield clock.report(phase)
         learner.epoch += 1
         yield clock.report(phase)
-        scores = _score(learner, phase)
+        scores = yield from _score(learner, phase, clock)
         patience.observe(scores.loss)
         if plateau:
             plateau.observe(scores.loss)
@@ -244,22 +248,25 @@ def _step(
     if learner.average is not None:
         learner.average.update_parameters(learner.trained)
     learner.step += 1
+    learner.seen += len(indices)
     return loss.detach(), (logits.detach().argmax(1) == labels).sum(), len(indices)
 
 
-def _score(learner: Learner, phase: Phase) -> Scores:
-    """Score the validation images with the weights that would be kept now."""
-    return evaluate(learner.kept(), phase.validation_inputs, learner.validation.labels)
+def _score(learner: Learner, phase: Phase, clock: "Clock") -> Generator[Report, None, Scores]:
+    """Score the validation images with the weights that would be kept now; report progress, return the scores."""
+    module, labels = learner.kept().eval(), learner.validation.labels
+    logits: list[torch.Tensor] = []
+    for indices in plain_batches(len(labels), EVALUATION_BATCH):
+        with torch.no_grad():
+            logits.append(module(phase.validation_inputs(indices)).float().cpu())
+        if clock.is_due:
+            yield clock.checking(int(indices[-1]) + 1, len(labels))
+    clock.restart()
+    return scores_of(torch.cat(logits), labels)
 
 
-def evaluate(module: nn.Module, inputs: Callable[[np.ndarray], torch.Tensor], labels: torch.Tensor) -> Scores:
-    """Return the scores of `module` over all pictures; `inputs(indices)` gives what it takes."""
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        batches = plain_batches(len(labels), EVALUATION_BATCH)
-        logits = torch.cat([module(inputs(indices)).float().cpu() for indices in batches])
-    module.train(was_training)
+def scores_of(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+    """Return the scores of logits (N, C) for labels (N,), both on the CPU."""
     loss = functional.cross_entropy(logits, labels).item()
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Scores(loss, accuracy, logits.softmax(1).numpy())
@@ -325,8 +332,22 @@ class Clock:
         points = tuple(point for entry in self._pending for point in self._points(*entry))
         if self._pending:
             self._rate = sum(entry[-1] for entry in self._pending) / (time.perf_counter() - self._last)
-        self._pending, self._last = [], time.perf_counter()
-        return Report(self._progress(phase), points)
+        self._pending = []
+        self.restart()
+        return Report(self._progress(f"training: {phase.title}"), points)
+
+    def restart(self) -> None:
+        """Begin to count the time of the next report."""
+        self._last = time.perf_counter()
+
+    def skip(self, epochs: int) -> None:
+        """Take the costs of the next epochs out of what is to be done."""
+        del self._costs[self._learner.epoch : self._learner.epoch + epochs]
+
+    def checking(self, seen: int, total: int) -> Report:
+        """Report how far the validation is."""
+        self.restart()
+        return Report(self._progress(f"checking: {seen} of {total} pictures"))
 
     def scored(self, phase: Phase, scores: Scores) -> Report:
         """Report the end of an epoch, or the scores before the first; DivergedError where the loss is not finite."""
@@ -341,7 +362,7 @@ class Clock:
         self._epoch = []
         step, epoch = self._learner.step, self._learner.step / self.batches
         points = tuple(Point(key, step, epoch, value) for key, value in values.items())
-        return Report(self._progress(phase), points, scores)
+        return Report(self._progress(f"training: {phase.title}"), points, scores)
 
     def _points(self, step: int, rate: float, loss: torch.Tensor, right: torch.Tensor, seen: int) -> Iterator[Point]:
         value, epoch = loss.item(), step / self.batches
@@ -351,10 +372,11 @@ class Clock:
         yield Point("step/loss", step, epoch, value)
         yield Point("learning_rate", step, epoch, rate)
 
-    def _progress(self, phase: Phase) -> Progress:
-        whole, part = divmod(self._learner.step, self.batches)
-        begun = self._costs[whole] * part / self.batches if part else 0.0
-        share = (sum(self._costs[:whole]) + begun) / sum(self._costs)
+    def _progress(self, phase: str) -> Progress:
+        done = self._learner.epoch
+        part = self._learner.step / self.batches - done
+        begun = self._costs[done] * part if part > 0 else 0.0
+        share = (sum(self._costs[:done]) + begun) / sum(self._costs)
         passed = time.perf_counter() - self._started
         left = passed / share - passed if share else None
-        return Progress(f"training: {phase.title}", share, left, self._rate)
+        return Progress(phase, share, left, self._rate)

@@ -39,13 +39,21 @@ def rate_figure(points: Iterable[Point]) -> go.Figure:
     return figure.update_layout(showlegend=False)
 
 
-def schedule_figure(config: FinetuneConfig, steps_per_epoch: int) -> go.Figure:
-    """Draw the learning rate that the config will use over all its epochs, phase by phase."""
-    head = [("head", config.head_epochs)] if config.strategy == "full" else []
-    rates: list[float] = []
-    for _, epochs in [*head, (config.strategy, config.epochs)]:
-        rates += learning_rates(config, epochs, steps_per_epoch)
-    points = [Point("learning_rate", step, step / steps_per_epoch, rate) for step, rate in enumerate(rates, start=1)]
+def schedule_figure(config: FinetuneConfig, batches: int) -> go.Figure:
+    """Draw the learning rate that the config will use over all its epochs of so many batches, phase by phase.
+
+    A long run is sampled before it is computed: a link may ask for a hundred million steps.
+    """
+    phases = [config.head_epochs, config.epochs] if config.strategy == "full" else [config.epochs]
+    every = -(-sum(phases) * batches // (MOST_POINTS // 2))
+    points: list[Point] = []
+    for place, epochs in enumerate(phases):
+        before, total = sum(phases[:place]) * batches, epochs * batches
+        steps = sorted({*range(0, total, every), total - 1} if total else ())
+        rates = learning_rates(config, epochs, batches, steps)
+        for step, rate in zip(steps, rates, strict=True):
+            number = before + step + 1
+            points.append(Point("learning_rate", number, number / batches, rate))
     return rate_figure(points)
 
 

@@ -15,7 +15,7 @@ from typing import IO
 
 from dlkit import locks, machine
 from dlkit.runs import service
-from dlkit.runs.records import Run, Slot, State, now
+from dlkit.runs.records import Run, Slot, State
 from dlkit.settings import child_environment, settings
 
 POLL_SECONDS = 0.1
@@ -52,11 +52,11 @@ def main() -> int:
 def supervise() -> None:
     """Start and watch workers until nothing has been waiting or running for IDLE_SECONDS."""
     children: list[subprocess.Popen[bytes]] = []
-    cancelled: dict[str, float] = {}  # when the wish to cancel a run was first seen
+    seen: dict[str, tuple[object, float]] = {}
     idle_since = time.monotonic()
     while time.monotonic() - idle_since < IDLE_SECONDS:
         children = [child for child in children if child.poll() is None]  # reaps the ended ones
-        reconcile(cancelled)
+        reconcile(seen)
         run = service.store().claim(_slots())
         if run is not None:
             children.append(start_worker(run))
@@ -65,15 +65,19 @@ def supervise() -> None:
         time.sleep(POLL_SECONDS)
 
 
-def reconcile(cancelled: dict[str, float]) -> None:
-    """Find the running runs whose worker is gone, silent or overdue, and let them go."""
+def reconcile(seen: dict[str, tuple[object, float]]) -> None:
+    """Find the running runs whose worker is gone, silent or overdue, and let them go.
+
+    `seen` is the caller's to keep: what was last seen of each run, and when by a clock that stands while the machine
+    sleeps and that nobody sets.
+    """
     for run in service.store().running():
         if run.pid is not None and machine.process_identity(run.pid) != run.process:
             _lose(run, "its worker process ended without a word")
-        elif run.beat_at is not None and (now() - run.beat_at).total_seconds() > SILENCE_SECONDS:
+        elif _seconds_unchanged(seen, f"{run.id} beat", run.beat_at) > SILENCE_SECONDS:
             _kill(run)
             _lose(run, f"its worker showed no life for {SILENCE_SECONDS} seconds")
-        elif run.wish == "cancel" and _seconds_since(cancelled, run.id) > GRACE_SECONDS:
+        elif run.wish == "cancel" and _seconds_unchanged(seen, f"{run.id} wish", run.wish) > GRACE_SECONDS:
             _kill(run)
             _lose(run, f"its worker did not end within {GRACE_SECONDS} seconds")
 
@@ -95,8 +99,8 @@ def start_worker(run: Run) -> subprocess.Popen[bytes]:
 
 
 def worker_threads() -> int:
-    """Return how many CPU threads a worker uses: what the settings say, or all cores but the server's."""
-    return settings().worker_threads or max(1, machine.cores() - 1)
+    """Return how many CPU threads a worker uses: what the settings say, or its share of all cores but the server's."""
+    return settings().worker_threads or max(1, (machine.cores() - 1) // settings().cpu_slots)
 
 
 def _worker_environment(run: Run) -> dict[str, str]:
@@ -139,9 +143,13 @@ def _kill(run: Run) -> None:
             os.killpg(run.pid, signal.SIGKILL)  # a worker leads a process group of its own
 
 
-def _seconds_since(seen: dict[str, float], run_id: str) -> float:
-    """Return how long ago this was first asked of the run."""
-    return time.monotonic() - seen.setdefault(run_id, time.monotonic())
+def _seconds_unchanged(seen: dict[str, tuple[object, float]], what: str, value: object) -> float:
+    """Return for how long `value` has been seen as it is."""
+    known, since = seen.get(what, (None, 0.0))
+    if what not in seen or known != value:
+        seen[what] = value, time.monotonic()
+        return 0.0
+    return time.monotonic() - since
 
 
 def _take_lock(path: Path) -> IO[bytes] | None:

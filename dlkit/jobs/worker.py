@@ -112,6 +112,7 @@ def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
     from dlkit.engine import finetuning  # heavy: torch is imported here
 
     folder = service.run_folder(run.id)
+    service.discard(run.id)  # an attempt that died may have left its own
     for event in finetuning.finetune(config, folder, lambda: reporter.wish or ""):
         if reporter.wish == "cancel" or reporter.is_lost:
             raise Interrupted(reporter.wish or "cancel")

@@ -16,6 +16,8 @@ from dlkit.errors import BundleError
 
 DESCRIPTION = "model.json"
 FORMAT = "dlkit-classifier/1"
+FIELDS = {"backbone": str, "classes": list, "preprocessing": dict, "weights": str, "sha256": str, "about": dict}
+IMAGENET = "imagenet"  # what stands for the ImageNet model where a run's id could stand
 WEIGHTS = re.compile(r"model-[0-9a-f]{12}\.safetensors")
 
 README = """A fine-tuned image classifier in two files: the weights as safetensors, and model.json with the backbone,
@@ -92,6 +94,11 @@ def read_description(folder: Path) -> Mapping[str, Any]:
         raise BundleError(f"{DESCRIPTION} must be JSON and is not: the model's folder is damaged.") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{DESCRIPTION} must have the format {FORMAT}; it is something else.")
+    for name, kind in FIELDS.items():
+        if not isinstance(description.get(name), kind):
+            raise BundleError(f"{DESCRIPTION} must have the field {name!r} as dlkit writes it. Export the model again.")
+    if not description["classes"] or not all(isinstance(name, str) for name in description["classes"]):
+        raise BundleError(f"{DESCRIPTION} must list the class names; it does not. Export the model again.")
     return description
 
 

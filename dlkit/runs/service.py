@@ -75,7 +75,7 @@ def cancel(run_id: str, actor: str = LOCAL_USER) -> Run:
 
 
 def discard(run_id: str) -> None:
-    """Remove the results of a cancelled run; its log stays."""
+    """Remove the results of a run; its log stays."""
     folder = run_folder(run_id)
     shutil.rmtree(folder / "model", ignore_errors=True)
     (folder / "validation.npz").unlink(missing_ok=True)

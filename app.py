@@ -1,6 +1,5 @@
 """The server: the pages behind the guard, warmed up while nobody waits. Start it with `streamlit run app.py`."""
 
-import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from streamlit.runtime import get_instance
 
 from dlkit.guard import Guard
 from dlkit.settings import settings
+from pages.parts import warmth
 
 logger = logging.getLogger(__name__)
 
@@ -21,21 +21,20 @@ def is_held(session: str, file: str) -> bool:
     return bool(get_instance().uploaded_file_mgr.get_files(session, [file]))
 
 
-def settle() -> None:
-    """Keep what is loaded out of garbage collection, which Streamlit 1.67 runs after every rerun: 270 ms with torch."""
-    gc.collect()
-    gc.freeze()
-
-
 def warm_up() -> None:
-    """Load torch and the ImageNet model, so that the first visitor's first photo does not wait for them."""
+    """Load torch, the ImageNet model and what the other pages draw with, so that no visitor waits for them."""
     try:
+        import pandas  # noqa: F401
+        import plotly.graph_objects  # noqa: F401
+
         from dlkit.engine import prediction
 
         prediction.warm_up()
     except Exception:
         logger.exception("The warm-up failed, so the first prediction will be slower or fail.")
-    settle()
+    finally:
+        warmth.warming.clear()
+        warmth.settle()
 
 
 @asynccontextmanager
@@ -45,8 +44,9 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     from pages.parts import classify, frame  # noqa: F401
 
     service.store()
-    settle()
+    warmth.settle()
     if settings().warm_up:
+        warmth.warming.set()
         Thread(target=warm_up, name="warm-up", daemon=True).start()
     yield
 

@@ -141,16 +141,44 @@ def stop_run(options: argparse.Namespace) -> None:
     _print_run(service.stop(service.find(options.run).id), options.json)
 
 
+def cancel_run(options: argparse.Namespace) -> None:
+    """Ask a run to end and to keep nothing."""
+    _print_run(service.cancel(service.find(options.run).id), options.json)
+
+
+def delete_run(options: argparse.Namespace) -> None:
+    """Forget an ended run and its files."""
+    run = service.find(options.run)
+    service.delete(run.id)
+    _print_run(run, options.json)
+
+
+def export_run(options: argparse.Namespace) -> None:
+    """Write a run's model as a zip."""
+    run = service.find(options.run)
+    target = Path(options.output or f"dlkit-{run.id[:8]}.zip")
+    data = artifacts.zip_bundle(service.run_folder(run.id) / "model")
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        raise DlkitError(f"{target} cannot be written: {error.strerror}. Name another file by --output.") from None
+    _print_json({"run": run.id, "file": str(target)}) if options.json else print(target)
+
+
 def predict(options: argparse.Namespace) -> None:
     """Classify pictures."""
     top_k = _whole(options.top_k, "--top-k", 1, 1000)
-    images = [read_image(_existing(path)) for path in options.images]
-    source = None if options.model == "imagenet" else service.run_folder(service.find(options.model).id) / "model"
+    paths = [_existing(path) for path in options.images]
+    is_imagenet = options.model == artifacts.IMAGENET
+    source = None if is_imagenet else service.run_folder(service.find(options.model).id) / "model"
     if source is not None:
         artifacts.read_description(source)  # says what is wrong before torch is loaded
     from dlkit.engine import prediction
 
-    guesses = prediction.predict(source, images, top_k, options.device)
+    guesses: list[tuple[prediction.Guess, ...]] = []
+    for start in range(0, len(paths), prediction.BATCH):  # decoded a batch at a time
+        images = [read_image(path) for path in paths[start : start + prediction.BATCH]]
+        guesses += prediction.predict(source, images, top_k, options.device)
     rows = [
         {"file": path, "top": [{"label": guess.label, "probability": guess.probability} for guess in top]}
         for path, top in zip(options.images, guesses, strict=True)
@@ -176,8 +204,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--detach", action="store_true", help="submit and leave it running")
     runs = _command(commands, "runs", list_runs).add_subparsers(metavar="VERB")
     _command(runs, "list", list_runs)
-    for name, command in (("show", show_run), ("stop", stop_run)):
-        _command(runs, name, command).add_argument("run", help="a run's id, or its beginning")
+    verbs = {"show": show_run, "stop": stop_run, "cancel": cancel_run, "delete": delete_run, "export": export_run}
+    for name, command in verbs.items():
+        made = _command(runs, name, command)
+        made.add_argument("run", help="a run's id, or its beginning")
+        if command is export_run:
+            made.add_argument("--output", help="the zip file to write (default dlkit-RUN.zip)")
     predicting = _command(commands, "predict", predict)
     predicting.add_argument("model", help="a run's id, or imagenet")
     predicting.add_argument("images", nargs="+", help="picture files")

@@ -165,6 +165,16 @@ class FinetuneConfig(BaseModel):
         """The learning rate: the one given, or the optimizer's own."""
         return OPTIMIZERS[self.optimizer].learning_rate if self.learning_rate is None else self.learning_rate
 
+    def changes(self) -> dict[str, Any]:
+        """Return the settings that differ from the defaults of the config's own choices, as a link or a command needs.
+
+        `parse(config.changes()).resolved()` is the config again, but for its name.
+        """
+        chosen = {name: getattr(self, name) for name in (*CATALOGS, "strategy")}
+        defaults = parse(chosen).resolved().model_dump() | {name: describe(name).default for name in chosen}
+        values = self.model_dump(exclude={"name"})
+        return {name: value for name, value in values.items() if value not in (None, defaults[name])}
+
     def optimizer_settings(self) -> dict[str, float]:
         """Return the settings that the chosen optimizer uses, defaults written out."""
         return self._own(OPTIMIZERS[self.optimizer].settings)

@@ -4,6 +4,7 @@ import streamlit as st
 
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.datasets import DATASETS, DatasetEntry
+from dlkit.config import parse
 from dlkit.data.dataset import Dataset, is_here
 from dlkit.errors import UnknownChoice
 from dlkit.figures.curves import balance_figure
@@ -28,11 +29,12 @@ def show_gallery() -> None:
 
 def show_card(entry: DatasetEntry) -> None:
     """Show one data set: nine pictures, what it is, and whether it is here."""
-    sheet = pictures.mosaic(entry.name)
-    if sheet is None:
-        st.badge(f"{size(entry.download_mb)} to fetch", icon=":material/cloud_download:", color="gray")
-    else:
+    if is_here(entry.name):
         st.badge("here", icon=":material/check:", color="green")
+    else:
+        st.badge(f"{size(entry.download_mb)} to fetch", icon=":material/cloud_download:", color="gray")
+    sheet = pictures.mosaic(entry.name)
+    if sheet is not None:
         st.image(sheet, width="stretch", alt=f"Nine pictures of {entry.title}")
     st.markdown(f"**{escape_markdown(entry.title)}** · {entry.classes} classes · {count(entry.train_images)} pictures")
     st.caption(escape_markdown(entry.summary))
@@ -101,7 +103,8 @@ def show_seen(dataset: Dataset) -> None:
         backbone = forms.draw("backbone")
     view = st.slider("Epoch", 0, 9, 0, key="view", help="Each epoch draws other crops; the seed makes them repeatable.")
     st.caption(f"{AUGMENTATIONS[augmentation].summary} {MIXINGS[mixing].summary}")
-    sheet = pictures.augmented_sheet(dataset.name, dataset.fingerprint, backbone, augmentation, mixing, 0, view)
+    choices = {"dataset": dataset.name, "backbone": backbone, "augmentation": augmentation, "mixing": mixing}
+    sheet = pictures.augmented_sheet(parse({"strategy": "full", **choices}), view)
     st.image(sheet, alt="One batch after augmentation")
 
 

@@ -3,10 +3,11 @@
 import streamlit as st
 
 from dlkit.runs import service
+from dlkit.runs.artifacts import IMAGENET
 from dlkit.runs.records import Kind, Run
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown, percent
-from pages.parts import classify
+from pages.parts import classify, warmth
 from pages.parts.notices import show_state, told
 
 
@@ -34,18 +35,17 @@ def show_photo() -> None:
         else:
             st.info("Drop a photo or choose a sample.")
             return
-        if not classify.is_warm():  # no warm-up: the visitor decides when PyTorch is loaded
-            st.image(picture.image, width="stretch", alt="The chosen photo")
+        if not warmth.is_warm():  # no warm-up: the visitor decides when PyTorch is loaded
+            st.image(picture.read(), width="stretch", alt="The chosen photo")
             if not st.button("Classify it", type="primary", icon=":material/image_search:", key="classify"):
                 return
-        (guesses,) = classify.classify(classify.IMAGENET, [picture], top_k=5)
-        classify.show_answer(picture, guesses)
+        classify.show_answer(picture, classify.classify(IMAGENET, picture, top_k=5))
 
 
 @st.fragment(run_every=1)
 def wait_for_model() -> None:
     """Hold the place of the first answer while the server loads PyTorch."""
-    if classify.is_warm():
+    if not warmth.warming.is_set():
         st.rerun()
     st.subheader("Classify a photo")
     st.caption("The ImageNet model is being loaded: a few seconds.")
@@ -95,7 +95,7 @@ st.title("dlkit studio")
 st.caption(
     "Pick data, a pretrained network and an optimizer; fine-tune, watch it learn, and classify your own pictures."
 )
-if settings().warm_up and not classify.is_warm():
+if warmth.warming.is_set():
     wait_for_model()
 else:
     show_photo()

@@ -1,10 +1,12 @@
 """Runs: all of them as a list, and one of them opened: live, then its results."""
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
-from dlkit.config import CATALOGS, describe, parse, settings_in_use
+from dlkit.catalog.datasets import DATASETS
+from dlkit.config import FinetuneConfig, describe, settings_in_use
 from dlkit.data.dataset import is_here
 from dlkit.errors import DlkitError
 from dlkit.figures.curves import accuracy_figure, loss_figure, rate_figure
@@ -14,7 +16,7 @@ from dlkit.runs.records import Kind, Run, State
 from dlkit.words import duration, escape_markdown, percent
 from pages.parts import pictures
 from pages.parts.notices import show_empty, show_error, show_state, told
-from pages.parts.progress import follow_fetch, show_bar
+from pages.parts.progress import follow_fetch, points_of, show_bar
 
 PAGE_OF_RUNS = 20
 WORST = 12
@@ -25,15 +27,15 @@ PLAIN = {"displayModeBar": False}
 def show_list() -> None:
     """Show all runs, newest first."""
     st.title("Runs")
-    runs = service.store().list_runs(Kind.FINETUNE)
-    if not runs:
+    total = service.store().count_runs(Kind.FINETUNE)
+    if not total:
         show_empty(
             "Nothing has run yet. A run learns from a data set and stays here with its curves.", "train.py", "Train"
         )
         return
-    pages = -(-len(runs) // PAGE_OF_RUNS)
+    pages = -(-total // PAGE_OF_RUNS)
     page = st.pagination(pages, key="runs_page") if pages > 1 else 1
-    for run in runs[(page - 1) * PAGE_OF_RUNS : page * PAGE_OF_RUNS]:
+    for run in service.store().list_runs(Kind.FINETUNE, PAGE_OF_RUNS, (page - 1) * PAGE_OF_RUNS):
         with st.container(border=True):
             show_row(run)
 
@@ -42,8 +44,9 @@ def show_row(run: Run) -> None:
     """Show one run of the list."""
     name, state, accuracy, time = st.columns([5, 2, 2, 2], vertical_alignment="center")
     name.page_link("runs.py", label=escape_markdown(run.name), query_params={"run": run.id})
-    rate = f"{run.config['optimizer']}, learning rate {run.config['learning_rate']:g}"
-    name.caption(f"{rate} · {run.created_at:%Y-%m-%d %H:%M} UTC")
+    config = service.config_of(run)
+    rate = "" if config is None else f"{config.optimizer}, learning rate {config.rate:g} · "
+    name.caption(f"{rate}{run.created_at:%Y-%m-%d %H:%M} UTC")
     with state:
         show_state(run.state)
     accuracy.markdown(f"**{percent(run.summary.get('val_accuracy'))}** accuracy")
@@ -79,9 +82,11 @@ def show_run(run_id: str) -> None:
         if mistakes.open:
             show_mistakes(run)
     with settings:
-        show_settings(run)
+        if settings.open:
+            show_settings(run)
     with history:
-        show_history(run)
+        if history.open:
+            show_history(run)
 
 
 def show_download(run: Run) -> None:
@@ -99,11 +104,9 @@ def show_actions(run: Run) -> None:
         show_state(run.state)
         if run.is_active:
             if st.button("Stop", icon=":material/stop:", key="stop", help="Ends the run and keeps the model so far."):
-                service.stop(run.id)
-                st.rerun()
+                act(service.stop, run.id)
             if st.button("Cancel", icon=":material/close:", key="cancel", help="Ends the run and discards its model."):
-                service.cancel(run.id)
-                st.rerun()
+                act(service.cancel, run.id)
         if has_model(run):
             st.page_link(
                 "predict.py", label="Classify with it", icon=":material/image_search:", query_params={"model": run.id}
@@ -117,12 +120,26 @@ def show_actions(run: Run) -> None:
                 on_click="ignore",
                 help="The weights as safetensors, and a JSON with classes and preprocessing.",
             )
-        st.page_link(
-            "train.py", label="Launch again with changes", icon=":material/tune:", query_params=changed_settings(run)
-        )
+        config = service.config_of(run)
+        if config is not None:
+            changes = {name: str(value) for name, value in config.changes().items()}
+            st.page_link(
+                "train.py",
+                label="Launch again with changes",
+                icon=":material/tune:",
+                query_params={"level": "expert", **changes},
+            )
         if not run.is_active and st.button("Delete", icon=":material/delete:", key="delete", type="tertiary"):
-            service.delete(run.id)
-            st.switch_page("runs.py", query_params={})
+            with told():
+                service.delete(run.id)
+                st.switch_page("runs.py", query_params={})
+
+
+def act(verb: Callable[[str], Run], run_id: str) -> None:
+    """Ask something of the run and draw the page anew; a run that another tab has deleted is said."""
+    with told():
+        verb(run_id)
+        st.rerun()
 
 
 def show_live(run_id: str, known_state: State) -> None:
@@ -134,7 +151,7 @@ def show_live(run_id: str, known_state: State) -> None:
         if run.is_active:
             service.ensure_supervisor()
             show_bar(run)
-        points = service.store().curve(run_id)
+        points = points_of(run)
         if not points:
             st.caption("The curves appear here with the first step." if run.is_active else "No step was taken.")
             return
@@ -167,6 +184,9 @@ def show_results(run: Run) -> None:
         st.caption("The first results appear when the first epoch ends.")
         return
     classes = classes_of(run)
+    if len(classes) != validation.probabilities.shape[1]:
+        st.error("The results belong to a model with other classes, so they are not shown.", icon=":material/error:")
+        return
     right = int((validation.predicted == validation.labels).sum())
     st.metric(
         "Right", f"{right} of {len(validation.labels)}", help="Validation pictures that the kept model names rightly."
@@ -212,10 +232,11 @@ def show_mistakes(run: Run) -> None:
 
 def show_pictures(run: Run, validation: artifacts.Validation, indices: Any, classes: list[str]) -> None:
     """Show validation pictures with what they are and what the model said."""
-    if not is_here(run.config["dataset"]):
+    dataset = str(run.config.get("dataset"))
+    if dataset not in DATASETS or not is_here(dataset):
         st.caption("The data set is no longer on this machine, so its pictures cannot be shown.")
         return
-    images = pictures.validation_pictures(run.config["dataset"], indices)
+    images = pictures.validation_pictures(dataset, indices)
     grid = st.grid(columns=6, min_column_width=130)
     for index, image in zip(indices, images, strict=True):
         called, actual = validation.predicted[index], validation.labels[index]
@@ -230,7 +251,9 @@ def show_pictures(run: Run, validation: artifacts.Validation, indices: Any, clas
 
 def show_settings(run: Run) -> None:
     """Show what the run was told, and what came of it."""
-    told_values = {describe(name).title: _shown(run.config[name]) for name in settings_in_use(run.config)}
+    config = service.config_of(run)
+    values = run.config if config is None else config.model_dump(include=set(settings_in_use(config.model_dump())))
+    told_values = {_title(name): _shown(value) for name, value in values.items()}
     came = {name.replace("_", " "): _shown(value) for name, value in run.summary.items()}
     left, right = st.columns(2)
     left.dataframe(
@@ -238,8 +261,9 @@ def show_settings(run: Run) -> None:
     )
     if came:
         right.dataframe({"result": list(came), "value": list(came.values())}, hide_index=True, height="content")
-    right.caption("The same run from a terminal")
-    right.code(command_of(run), language="bash", wrap_lines=True)
+    if config is not None:
+        right.caption("The same run from a terminal")
+        right.code(command_of(config), language="bash", wrap_lines=True)
 
 
 def show_history(run: Run) -> None:
@@ -262,21 +286,14 @@ def classes_of(run: Run) -> list[str]:
     return list(artifacts.read_description(service.run_folder(run.id) / "model")["classes"])
 
 
-def changed_settings(run: Run) -> dict[str, str]:
-    """Return the run's settings that are not the defaults of its choices, as parameters of the training page."""
-    choices = {name: run.config[name] for name, known in CATALOGS.items() if run.config[name] in known}
-    own = parse({"strategy": run.config["strategy"], **choices}).resolved().model_dump()
-    defaults = own | {name: describe(name).default for name in (*CATALOGS, "strategy")}
-    changed = {
-        name: value for name, value in run.config.items() if value not in (None, defaults.get(name)) and name != "name"
-    }
-    return {"level": "expert", **{name: str(value) for name, value in changed.items()}}
-
-
-def command_of(run: Run) -> str:
+def command_of(config: FinetuneConfig) -> str:
     """Return the command that launches the same run."""
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value in changed_settings(run).items() if name != "level"]
-    return " ".join(["python -m dlkit train", f"--dataset {run.config['dataset']}", *flags])
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in config.changes().items()]
+    return " ".join(["python -m dlkit train", *flags])
+
+
+def _title(name: str) -> str:
+    return describe(name).title if name in FinetuneConfig.model_fields else name
 
 
 def _shown(value: Any) -> str:

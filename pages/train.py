@@ -1,5 +1,6 @@
 """Train: choose data, backbone, strategy and optimizer, see what that means, and launch."""
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -8,7 +9,7 @@ from dlkit.catalog.backbones import BACKBONES, BackboneEntry
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
-from dlkit.config import CATALOGS, FinetuneConfig, describe, parse, settings_in_use
+from dlkit.config import CATALOGS, FinetuneConfig, describe, parse, settings_in_use, steps_per_epoch
 from dlkit.data.dataset import is_here
 from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
@@ -125,7 +126,7 @@ def show_plan(values: dict[str, Any]) -> FinetuneConfig | None:
         show_error(error)
         return None
     entry = DATASETS[config.dataset]
-    steps = -(-entry.train_images // config.batch_size)
+    steps = steps_per_epoch(entry.train_images, config.batch_size)
     epochs = config.epochs + (config.head_epochs if config.strategy == "full" else 0)
     first, second = st.columns(2)
     first.metric(
@@ -141,27 +142,20 @@ def show_plan(values: dict[str, Any]) -> FinetuneConfig | None:
     )
     with st.expander("What the model sees", key="seen", on_change="rerun") as seen:
         if seen.open and is_here(config.dataset):
-            data = pictures.dataset_of(config.dataset)
-            st.image(
-                pictures.augmented_sheet(
-                    data.name, data.fingerprint, config.backbone, config.augmentation, config.mixing, config.seed, 0
-                ),
-                width="stretch",
-                alt="One batch after augmentation",
-            )
+            with told():
+                st.image(pictures.augmented_sheet(config), width="stretch", alt="One batch after augmentation")
         elif seen.open:
             st.caption("The pictures are fetched when the run starts.")
     return config
 
 
 st.title("Train")
-level = st.segmented_control(
+level = link.choose(
+    partial(st.segmented_control, required=True),
     "Settings",
     ["basic", "expert"],
-    default="basic",
-    required=True,
     key="level",
-    bind="query-params",
+    default="expert" if forms.has_expert_settings(st.query_params) else "basic",
     help="Basic shows six settings, expert all. Both have the same defaults.",
 )
 form, plan = st.columns([3, 2], gap="large")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -533,3 +534,35 @@ def test_detached_run_goes_on_without_its_command(waiting_home):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert only_run().state == State.RUNNING
+
+
+# The rest of a run's life
+
+
+def test_cancelled_run_is_deleted_and_forgotten(dlkit):
+    run = service.submit({})
+    assert json.loads(dlkit("runs", "cancel", run.id, "--json").out)["state"] == "cancelled"
+    assert dlkit("runs", "delete", run.id).code == 0
+    assert dlkit("runs", "show", run.id).code == 2
+
+
+def test_active_run_is_not_deleted(dlkit):
+    answer = dlkit("runs", "delete", service.submit({}).id)
+    assert answer.code == 2
+    assert "Stop it first" in answer.err
+
+
+def test_export_without_a_model_is_said(dlkit):
+    answer = dlkit("runs", "export", service.submit({}).id)
+    assert answer.code == 2
+    assert "no saved model" in answer.err
+
+
+def test_export_writes_the_model_as_a_zip(trained, tmp_path):
+    run = json.loads(trained.out)["run"]
+    target = tmp_path / "model.zip"
+    assert in_process("runs", "export", run, "--output", str(target)).code == 0
+    with zipfile.ZipFile(target) as archive:
+        assert {"model.json", "README.txt"} < set(archive.namelist())
+    answer = in_process("runs", "export", run, "--output", str(tmp_path / "no" / "model.zip"))
+    assert (answer.code, "cannot be written" in answer.err) == (2, True)

@@ -6,27 +6,25 @@ from PIL import Image
 
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import suggested_image_size
+from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset
 from dlkit.engine.pixels import Pixels, seeded
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 
 PICTURES = 16
-MIXING_ALPHA = 0.4
 
 
-def augmented_batch(
-    dataset: Dataset, backbone: str, augmentation: str, mixing: str, seed: int, view: int
-) -> list[Image.Image]:
-    """Return PICTURES training pictures of every class as they enter the network in epoch `view`."""
-    preprocessing = preprocessing_of(BACKBONES[backbone], suggested_image_size(dataset.name, backbone))
-    augment = AUGMENTATIONS[augmentation].build(preprocessing.size)
-    pixels = Pixels(dataset.train, preprocessing, augment, seed, budget_mb=0, threads=1)
+def augmented_batch(dataset: Dataset, config: FinetuneConfig, view: int) -> list[Image.Image]:
+    """Return PICTURES training pictures, of the classes by turns, as they enter the network in epoch `view`."""
+    config = config.resolved()
+    preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
+    augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
+    pixels = Pixels(dataset.train, preprocessing, augment, config.seed, budget_mb=0, threads=1)
     indices = _from_every_class(dataset, PICTURES)
     batch = pixels.batch(indices, view, torch.device("cpu"))
-    mix = MIXINGS[mixing].build(len(dataset.classes), MIXING_ALPHA)
+    mix = MIXINGS[config.mixing].build(len(dataset.classes), config.mixing_alpha)
     if mix is not None:
-        with seeded(seed, view, len(indices)):
+        with seeded(config.seed, view, len(indices)):
             batch, _ = mix(batch, pixels.labels[torch.from_numpy(indices)])
     return _pictures(batch, preprocessing)
 

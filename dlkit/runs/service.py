@@ -16,12 +16,13 @@ from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.config import FinetuneConfig, parse
-from dlkit.errors import DeviceError, RunError
+from dlkit.errors import ConfigError, DeviceError, RunError
 from dlkit.runs.records import Kind, Run, Slot, State
 from dlkit.runs.store import Store, open_store
 from dlkit.settings import child_environment, settings
 
 LOCAL_USER = "you"
+LOG_TAIL_BYTES = 64 * 1024
 
 
 def store() -> Store:
@@ -50,6 +51,14 @@ def run(run_id: str) -> Run:
     if not _is_id(run_id):
         raise RunError("A run's id is 32 letters and digits; this link has something else. The Runs page lists all.")
     return store().run(run_id)
+
+
+def config_of(run: Run) -> FinetuneConfig | None:
+    """Return the settings of a fine-tuning run; None where this version no longer reads them."""
+    try:
+        return parse(run.config)
+    except ConfigError:
+        return None
 
 
 def find(text: str) -> Run:
@@ -97,7 +106,11 @@ def run_folder(run_id: str) -> Path:
 def log_tail(run_id: str, lines: int = 40) -> str:
     """Return the end of the run's log."""
     path = run_folder(run_id) / "log.txt"
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+    if not path.exists():
+        return ""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+        return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
 
 def ensure_supervisor() -> None:

@@ -105,9 +105,14 @@ class Store:
         with self._read() as connection:
             return _one(connection, run_id)
 
-    def list_runs(self, kind: Kind | None = None, limit: int = 500) -> list[Run]:
-        """Return the newest runs first."""
-        query = sa.select(runs).order_by(runs.c.sequence.desc()).limit(limit)
+    def count_runs(self, kind: Kind) -> int:
+        """Return how many runs of a kind there are."""
+        with self._read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).where(runs.c.kind == kind)) or 0
+
+    def list_runs(self, kind: Kind | None = None, limit: int | None = None, offset: int = 0) -> list[Run]:
+        """Return runs, the newest first: all of them, or `limit` from `offset` on."""
+        query = sa.select(runs).order_by(runs.c.sequence.desc()).limit(limit).offset(offset)
         if kind is not None:
             query = query.where(runs.c.kind == kind)
         with self._read() as connection:

@@ -38,6 +38,11 @@ GROUPS = {
 RATES = [float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5)]
 
 
+def has_expert_settings(names: Iterable[str]) -> bool:
+    """Tell whether a link speaks of settings that the basic form does not show."""
+    return any(name in FinetuneConfig.model_fields and not describe(name).is_basic for name in names)
+
+
 def draw(name: str, defaults: Mapping[str, Any] | None = None) -> Any:
     """Draw the widget of one setting and return what it holds, unread."""
     setting = describe(name)
@@ -62,8 +67,8 @@ def draw_group(title: str, names: Iterable[str], defaults: Mapping[str, Any]) ->
 def draw_rate(optimizer: str) -> Any:
     """Draw the learning rate: a field for any number, and a logarithmic slider that fills it."""
     setting, default = describe("learning_rate"), OPTIMIZERS[optimizer].learning_rate
-    _set_slider(st.session_state.get("learning_rate", ""), default)
     text = _text(setting, default)
+    _set_slider(text, default)
     st.select_slider(
         "Learning rate, logarithmic",
         RATES,

@@ -5,7 +5,8 @@ import streamlit as st
 from dlkit import machine
 from dlkit.runs import service
 from dlkit.runs.records import State
-from dlkit.words import duration, escape_markdown
+from dlkit.words import escape_markdown
+from pages.parts.progress import show_bar
 
 
 def show_frame() -> None:
@@ -21,11 +22,10 @@ def _work(known: int) -> None:
     for run in active:
         if run.state != State.RUNNING:
             continue
-        left = "" if run.progress.seconds_left is None else f" · {duration(run.progress.seconds_left)} left"
         st.page_link(
             "runs.py", label=escape_markdown(run.name), icon=":material/play_circle:", query_params={"run": run.id}
         )
-        st.progress(run.progress.share or 0.0, text=f"{run.progress.phase or 'starting'}{left}")
+        show_bar(run)
     running = sum(run.state == State.RUNNING for run in active)
     if active:
         st.caption(f"{running} running · {len(active) - running} queued")

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import streamlit as st
 from PIL import Image
 
+from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset, is_here, open_dataset
+from dlkit.errors import DlkitError
 from dlkit.figures.pictures import contact_sheet
 
 
@@ -15,15 +17,20 @@ def dataset_of(name: str) -> Dataset:
     return open_dataset(name)
 
 
+def mosaic(name: str) -> Image.Image | None:
+    """Return nine pictures of a data set in three rows; None where it is not here, or damaged."""
+    try:
+        return _mosaic(name, dataset_of(name).fingerprint) if is_here(name) else None
+    except DlkitError:
+        return None  # its own page says what is wrong
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
-def mosaic(name: str, side: int = 96) -> Image.Image | None:
-    """Return nine pictures of a data set that is here, in three rows, drawn from all classes."""
-    if not is_here(name):
-        return None
+def _mosaic(name: str, fingerprint: str) -> Image.Image:
     data = dataset_of(name)
     places = [data.train.indices_of(place % len(data.classes)) for place in range(9)]
     images = [data.train.read(int(found[turn])) for turn, found in enumerate(places) if len(found) > turn]
-    return contact_sheet(images, columns=3, side=side)
+    return contact_sheet(images, columns=3)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
@@ -34,16 +41,17 @@ def class_sheet(name: str, fingerprint: str, split: str, label: int, count: int,
     return contact_sheet(images, columns=columns, side=112)
 
 
+def augmented_sheet(config: FinetuneConfig, view: int = 0) -> Image.Image:
+    """Return one batch as the model of this config would see it in epoch `view`."""
+    return _augmented_sheet(config.model_dump_json(), dataset_of(config.dataset).fingerprint, view)
+
+
 @st.cache_data(max_entries=64, show_spinner="Drawing a batch …")
-def augmented_sheet(
-    name: str, fingerprint: str, backbone: str, augmentation: str, mixing: str, seed: int, view: int
-) -> Image.Image:
-    """Return one batch as the model would see it in epoch `view`."""
+def _augmented_sheet(config: str, fingerprint: str, view: int) -> Image.Image:
     from dlkit.engine.preview import augmented_batch  # torch
 
-    return contact_sheet(
-        augmented_batch(dataset_of(name), backbone, augmentation, mixing, seed, view), columns=8, side=112
-    )
+    settings = FinetuneConfig.model_validate_json(config)
+    return contact_sheet(augmented_batch(dataset_of(settings.dataset), settings, view), columns=8, side=112)
 
 
 def validation_pictures(name: str, indices: Sequence[int]) -> list[Image.Image]:

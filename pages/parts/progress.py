@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dlkit.runs import service
-from dlkit.runs.records import Kind, Run, State
+from dlkit.runs.records import Kind, Point, Run, State
 from dlkit.words import duration, escape_markdown, size
 from pages.parts.notices import told
 
@@ -12,7 +12,7 @@ def show_fetch(what: str, name: str, title: str, megabytes: float) -> None:
     """Offer a download, or show how far it is; when it ends the page is drawn anew."""
     run = _latest_fetch(what, name)
     if run is not None and run.is_active:
-        _follow_fetch(run.id)
+        follow_fetch(run.id)
         return
     if run is not None and run.state == State.FAILED:
         st.error(escape_markdown(run.failure or "The download failed."), icon=":material/cloud_off:")
@@ -38,8 +38,24 @@ def show_bar(run: Run) -> None:
     st.progress(min(1.0, run.progress.share or 0.0), text=" · ".join(map(escape_markdown, parts)))
 
 
+def points_of(run: Run) -> list[Point]:
+    """Return the points of a run's curves, reading only those that this session has not seen yet.
+
+    The last step is read again: an epoch's scores come to the step that ended it.
+    """
+    key = f"points_{run.id}"
+    attempt, points = st.session_state.get(key, (run.attempt, []))
+    if attempt != run.attempt:
+        points = []
+    last = points[-1].step if points else 0
+    points = [point for point in points if point.step < last] + service.store().curve(run.id, last - 1)
+    st.session_state[key] = run.attempt, points
+    return points
+
+
 @st.fragment(run_every=1)
-def _follow_fetch(run_id: str) -> None:
+def follow_fetch(run_id: str) -> None:
+    """Show how far a download is, with a button that ends it; when it has ended the page is drawn anew."""
     service.ensure_supervisor()
     run = service.run(run_id)
     if not run.is_active:

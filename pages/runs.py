@@ -204,7 +204,7 @@ def show_results(run: Run) -> None:
         ((int(actual), int(called)) for actual, called in zip(*counts.nonzero(), strict=True)),
         key=lambda cell: (cell[0] == cell[1], -counts[cell]),
     )
-    clicked = [tuple(int(value) for value in point["customdata"][:2]) for point in event["selection"]["points"]]
+    clicked = [(int(point["y"]), int(point["x"])) for point in event["selection"]["points"]]
     place = cells.index(clicked[0]) if clicked and clicked[0] in cells else 0
     cell = st.selectbox(
         "Pictures behind a cell",

@@ -1,5 +1,6 @@
 """The documents tell the truth: `python -m tests.test_docs` writes docs/settings.md anew."""
 
+import re
 from pathlib import Path
 
 from dlkit.config import FinetuneConfig, describe
@@ -35,6 +36,13 @@ def test_readme_names_every_server_setting_and_every_package():
     packages = [path.name for path in (ROOT / "dlkit").iterdir() if (path / "__init__.py").exists()]
     modules = [path.name for path in (ROOT / "dlkit").glob("*.py") if path.name != "__init__.py"]
     assert [name for name in (*packages, *modules) if name not in readme] == []
+
+
+def test_links_between_the_documents_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    links = [(page, target) for page in pages for target in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    local = [(page, target) for page, target in links if "://" not in target]
+    assert [(page.name, target) for page, target in local if not (page.parent / target).exists()] == []
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dlkit.words import escape_html
 def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
     """Draw the confusion matrix (C, C): rows are what the pictures show, columns what the model said.
 
-    Each cell is also an invisible point whose custom data is (actual, predicted), so that a click can name it.
+    Each cell is also an invisible point, as a click selects only those: its y is the actual class, its x the called.
     """
     names = [escape_html(name) for name in classes]
     places = np.arange(len(classes))

@@ -65,34 +65,46 @@ def draw_group(title: str, names: Iterable[str], defaults: Mapping[str, Any]) ->
 
 
 def draw_rate(optimizer: str) -> Any:
-    """Draw the learning rate: a field for any number, and a logarithmic slider that fills it."""
+    """Draw the learning rate: a field for any number, and a logarithmic slider that fills it.
+
+    A number that is typed gets a new slider. The old one cannot be moved there: a browser that has not heard of the
+    move yet sends the old place with the next change, and Streamlit 1.67 takes that for the user's wish.
+    """
     setting, default = describe("learning_rate"), OPTIMIZERS[optimizer].learning_rate
     text = _text(setting, default)
-    _set_slider(text, default)
+    start, place = st.session_state.get("rate_start", default), _nearest_rate(text or str(default))
+    is_slid = text == st.session_state.get("rate_slid") and _slider(start) in st.session_state
+    if place is not None and not is_slid:
+        start = place
+    st.session_state["rate_start"] = start
     st.select_slider(
         "Learning rate, logarithmic",
         RATES,
-        key="rate_slider",
+        start,
+        key=_slider(start),
         format_func=lambda rate: f"{rate:g}",
         label_visibility="collapsed",
         on_change=_take_slider,
+        args=(_slider(start),),
     )
     return text
 
 
-def _take_slider() -> None:
-    st.session_state["learning_rate"] = f"{st.session_state['rate_slider']:g}"
+def _slider(start: float) -> str:
+    return f"rate_slider_{start:g}"
 
 
-def _set_slider(text: str, default: float) -> None:
-    """Move the slider to the rate nearest to what the field says."""
+def _take_slider(slider: str) -> None:
+    st.session_state["learning_rate"] = st.session_state["rate_slid"] = f"{st.session_state[slider]:g}"
+
+
+def _nearest_rate(text: str) -> float | None:
+    """Return the slider's rate that is nearest to what the field says; None where that is no rate."""
     try:
-        rate = float(text) if text.strip() else default
-        wanted = math.log(rate)
+        wanted = math.log(float(text))
     except ValueError:
-        return
-    if math.isfinite(wanted):
-        st.session_state["rate_slider"] = min(RATES, key=lambda known: abs(math.log(known) - wanted))
+        return None
+    return min(RATES, key=lambda known: abs(math.log(known) - wanted)) if math.isfinite(wanted) else None
 
 
 def _text(setting: Setting, default: Any) -> str:

@@ -1,0 +1,416 @@
+"""What a visitor does with the real server in a real browser: train, look at the results, classify."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from dlkit.config import FinetuneConfig
+from dlkit.runs.records import Kind, Slot, State
+from dlkit.runs.store import Store, open_store
+from tests.live_server import REPOSITORY, LiveServer
+from tests.test_words import NAMES
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
+
+pytestmark = pytest.mark.browser
+
+FLOWERS = REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
+TRAINING_MS = 90_000
+QUICK = {"level": "expert", "image_size": "64", "batch_size": "64", "feature_views": "1"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that has had no visitor yet; it ends with every process that works for it."""
+    home = tmp_path_factory.mktemp("browser") / "home"
+    try:
+        with LiveServer(home) as live:
+            yield live
+            assert "Traceback" not in live.output(), live.output()
+    finally:
+        end_processes_of(home)
+
+
+def end_processes_of(home: Path) -> None:
+    """End the supervisor and the workers of a data folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("DLKIT_HOME") == str(home):
+                process.kill()
+                found.append(process)
+        except psutil.Error:  # it is another user's, or has just ended
+            continue
+    psutil.wait_procs(found, timeout=10)
+
+
+class Visitor:
+    """One tab, with all that its console has complained about."""
+
+    def __init__(self, browser: "Browser", server: LiveServer, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1360, "height": 900}, accept_downloads=True)
+        if options:
+            self.context.close()
+            self.context = browser.new_context(accept_downloads=True, **options)
+        self.page: Page = self.context.new_page()
+        self.server = server
+        self.complaints: list[str] = []
+        self.page.on("console", self._listen)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def __enter__(self) -> "Visitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def _listen(self, message: "ConsoleMessage") -> None:
+        # Streamlit 1.67 looks for its own addresses below a deep link's path first, and finds them at the second try
+        is_known = re.search(r"/\w+/_stcore/(health|host-config)$", message.location.get("url", ""))
+        if message.type == "error" and not (is_known and "404" in message.text):
+            self.complaints.append(f"{message.text} {message.location}")
+
+    def open(self, path: str, **parameters: str) -> "Page":
+        """Go to a page by its address and wait until it stands still."""
+        query = "&".join(f"{name}={value}" for name, value in parameters.items())
+        self.page.goto(f"{self.server.url}/{path}" + (f"?{query}" if query else ""))
+        settle(self.page)
+        return self.page
+
+    def picture(self, name: str) -> None:
+        """Save what is to be seen, where somebody wants to see it."""
+        if folder := os.environ.get("DLKIT_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            window = self.page.viewport_size
+            assert window
+            height = self.page.get_by_test_id("stMain").evaluate("element => element.scrollHeight")
+            self.page.set_viewport_size({**window, "height": max(window["height"], height)})
+            self.page.wait_for_timeout(600)  # pictures and fades
+            self.page.screenshot(path=Path(folder) / f"{name}.png")
+            self.page.set_viewport_size(window)
+
+
+def settle(page: "Page") -> None:
+    """Wait until the page has a title and its script has ended."""
+    page.get_by_role("heading", level=1).first.wait_for(timeout=30_000)
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'",
+        timeout=30_000,
+    )
+
+
+def choose(page: "Page", label: str, option: str) -> None:
+    """Choose an option of a list by typing its beginning, as a user would."""
+    box = page.get_by_role("combobox", name=label)
+    box.click()
+    box.fill(option)
+    page.get_by_role("option", name=option).first.wait_for()
+    box.press("Enter")
+
+
+def fill(page: "Page", label: str, text: str) -> None:
+    field = page.get_by_role("textbox", name=label, exact=True)
+    field.fill(text)
+    field.press("Enter")
+
+
+def badge(page: "Page", state: str) -> "Locator":
+    return page.get_by_test_id("stMain").get_by_text(state, exact=True)
+
+
+def metric(page: "Page", label: str) -> "Locator":
+    return page.get_by_test_id("stMetric").filter(has_text=label).get_by_test_id("stMetricValue")
+
+
+def store_of(server: LiveServer) -> Store:
+    return open_store(Path(server.env["DLKIT_HOME"]))
+
+
+def address_has(page: "Page", **parameters: str) -> None:
+    """Wait until the address names these parameters."""
+    for name, value in parameters.items():
+        page.wait_for_function(
+            "([name, value]) => new URLSearchParams(location.search).get(name) === value", arg=[name, value]
+        )
+
+
+def query_of(page: "Page") -> dict[str, str]:
+    return page.evaluate("() => Object.fromEntries(new URLSearchParams(location.search))")
+
+
+def test_from_a_link_to_a_named_flower(browser: "Browser", server: LiveServer, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        # the very first request of this server is a deep link
+        page = visitor.open("train", **QUICK, optimizer="sgd", schedule="cosine")
+        for name in ("Start", "Data", "Train", "Runs", "Classify"):
+            expect(page.get_by_test_id("stSidebarNav").get_by_role("link", name=name)).to_be_visible()
+        expect(page.get_by_role("heading", name="Train", level=1)).to_be_visible()
+        expect(page.get_by_role("combobox", name="Optimizer")).to_have_value("Stochastic gradient descent")
+        for group in ("Training", "Schedule"):
+            page.get_by_test_id("stExpander").locator("summary").get_by_text(group, exact=True).click()
+        expect(page.get_by_role("combobox", name="Schedule")).to_have_value("Cosine")
+        expect(page.get_by_role("textbox", name="Image size")).to_have_value("64")
+
+        choose(page, "Optimizer", "NAdam")
+        fill(page, "Epochs", "nonsense")
+        expect(page.get_by_text("Epochs (epochs) must be a whole number from 1 to 1000; got nonsense.")).to_be_visible()
+        expect(page.get_by_role("button", name="Launch")).to_be_disabled()
+        fill(page, "Epochs", "3")
+        expect(page.get_by_role("button", name="Launch")).to_be_enabled()
+        address_has(page, **QUICK, optimizer="nadam", epochs="3", schedule="cosine")
+        visitor.picture("train-expert")
+
+        page.get_by_role("button", name="Launch").click()
+        page.wait_for_url(re.compile(r"/runs\?run=[0-9a-f]{32}$"))
+        expect(page.get_by_role("tab", name="Live")).to_be_visible()
+        expect(page.get_by_test_id("stPlotlyChart").first).to_be_visible(timeout=TRAINING_MS)
+        visitor.picture("run-live")
+        expect(badge(page, "succeeded")).to_be_visible(timeout=TRAINING_MS)
+        run = query_of(page)["run"]
+        recorded = store_of(server).run(run)
+        assert recorded.config.items() >= {"optimizer": "nadam", "epochs": 3, "schedule": "cosine"}.items()
+        assert recorded.config.items() >= {"image_size": 64, "batch_size": 64, "feature_views": 1}.items()
+        accuracy = recorded.summary["val_accuracy"]
+        assert accuracy > 0.5
+        expect(metric(page, "Validation accuracy")).to_have_text(f"{100 * accuracy:.1f} %")
+        expect(page.get_by_test_id("stPlotlyChart")).to_have_count(3)
+        visitor.picture("run-ended")
+
+        page.get_by_role("tab", name="Results").click()
+        expect(metric(page, "Right")).to_have_text(re.compile(rf"{round(accuracy * 125)} of 125|\d+ of \d+"))
+        matrix = page.get_by_test_id("stPlotlyChart").filter(visible=True)
+        expect(matrix).to_have_count(1)
+        expect(matrix.get_by_text("tulips").first).to_be_visible()
+        visitor.picture("run-results")
+        see_a_cell(page, matrix)
+
+        page.get_by_role("tab", name="Mistakes").click()
+        expect(page.get_by_text("Wrongly named validation pictures")).to_be_visible()
+        expect(page.get_by_role("img", name="A picture of").first).to_be_visible()
+        visitor.picture("run-mistakes")
+        page.get_by_role("tab", name="Settings").click()
+        expect(page.get_by_text("--optimizer nadam")).to_be_visible()
+        visitor.picture("run-settings")
+
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export").click()
+        download.value.save_as(tmp_path / "model.zip")
+        with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+            description = json.loads(archive.read("model.json"))
+            assert sorted(archive.namelist()) == sorted(["README.txt", "model.json", description["weights"]])
+            assert description["weights"].endswith(".safetensors")
+            assert len(description["classes"]) == 5
+
+        page.get_by_role("link", name="Classify with it").click()
+        page.wait_for_url(re.compile(rf"/predict\?model={run}$"))
+        sunflower = sorted((FLOWERS / "sunflowers").iterdir())
+        upload(page, [sunflower[0]])
+        answer = page.get_by_test_id("stHtml").locator("figure")
+        expect(answer).to_be_visible(timeout=30_000)
+        expect(answer.locator("figcaption > div")).to_have_count(5)
+        expect(answer.locator("figcaption")).to_contain_text("sunflowers")
+        visitor.picture("classify-one")
+        upload(page, [*sunflower[1:3], *sorted((FLOWERS / "roses").iterdir())[:2]])
+        expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_test_id("stDownloadButton").get_by_role("button", name="Download as CSV").click()
+        download.value.save_as(tmp_path / "table.csv")
+        assert (tmp_path / "table.csv").read_text().count("\n") == 6  # with the sunflower of before
+        visitor.picture("classify-many")
+        assert visitor.complaints == []
+
+
+def see_a_cell(page: "Page", matrix: "Locator") -> None:
+    """Click the cell of the roses that were called roses, and see them."""
+    from playwright.sync_api import expect
+
+    area = matrix.locator(".nsewdrag").bounding_box()
+    assert area
+    page.mouse.click(area["x"] + area["width"] * 0.5, area["y"] + area["height"] * 0.5)
+    expect(page.get_by_role("combobox", name="Pictures behind a cell")).to_have_value(
+        re.compile(r"^roses called roses: \d+$"), timeout=15_000
+    )
+    expect(page.get_by_role("img", name="A picture of roses").first).to_be_visible()
+
+
+def upload(page: "Page", files: list[Path]) -> None:
+    page.get_by_test_id("stFileUploader").locator("input[type=file]").set_input_files(files)
+
+
+def test_stopped_run_keeps_a_model_that_classifies(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("train", **QUICK, epochs="1000")
+        page.get_by_role("button", name="Launch").click()
+        page.wait_for_url(re.compile(r"/runs\?run="))
+        expect(metric(page, "Validation accuracy")).to_be_visible(timeout=TRAINING_MS)
+        expect(page.get_by_test_id("stSidebar").get_by_text("1 running")).to_be_visible()
+        page.get_by_role("button", name="Stop").click()
+        expect(badge(page, "stopped")).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+        page.get_by_role("link", name="Classify with it").click()
+        page.get_by_role("tab", name="Samples").click()
+        page.get_by_role("button", name="tulips").click()
+        expect(page.get_by_test_id("stDataFrame")).to_be_visible(timeout=30_000)
+        assert visitor.complaints == []
+
+
+@pytest.fixture(scope="module")
+def trained(server: LiveServer) -> str:
+    """The id of a run with a model, of an earlier test or made now."""
+    for _ in range(2):
+        for run in store_of(server).list_runs(Kind.FINETUNE):
+            if run.state == State.SUCCEEDED and run.summary.get("val_accuracy"):
+                return run.id
+        options = ["--image-size", "64", "--feature-views", "1", "--epochs", "1"]
+        subprocess.run([sys.executable, "-m", "dlkit", "train", *options], cwd=REPOSITORY, env=server.env, check=True)
+    raise AssertionError("the training left no run")
+
+
+def test_reload_keeps_what_is_shown(browser: "Browser", server: LiveServer, trained: str) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("runs", run=trained)
+        page.get_by_role("tab", name="Mistakes").click()
+        page.wait_for_url(re.compile("tab=Mistakes"))
+        page.reload()
+        settle(page)
+        expect(page.get_by_role("tab", name="Mistakes")).to_have_attribute("aria-selected", "true")
+
+        page = visitor.open("train")
+        choose(page, "Optimizer", "Adagrad")
+        fill(page, "Learning rate", "0.0123")
+        page.get_by_role("radio", name="full", exact=True).click()
+        page.wait_for_url(re.compile("strategy=full"))
+        page.reload()
+        settle(page)
+        expect(page.get_by_role("combobox", name="Optimizer")).to_have_value("Adagrad")
+        expect(page.get_by_role("textbox", name="Learning rate")).to_have_value("0.0123")
+        assert query_of(page) == {"optimizer": "adagrad", "learning_rate": "0.0123", "strategy": "full"}
+        assert visitor.complaints == []
+
+
+def test_stale_link_is_a_sentence(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("runs", run="0" * 32)
+        expect(page.get_by_test_id("stAlert")).to_contain_text("There is no run")
+        expect(page.get_by_role("heading", name="Runs", level=1)).to_be_visible()
+        page = visitor.open("predict", model="../../etc/passwd")
+        expect(page.get_by_test_id("stAlert").first).to_contain_text("A run's id is 32 letters and digits")
+        assert visitor.complaints == []
+
+
+def test_launch_is_reached_by_the_keyboard(browser: "Browser", server: LiveServer) -> None:
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("train")
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("() => document.activeElement.innerText || ''").strip().endswith("Launch"):
+                return
+        raise AssertionError("sixty times Tab, and never at Launch")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dark", {"color_scheme": "dark", "viewport": {"width": 1360, "height": 900}}),
+        ("phone", {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}),
+    ],
+)
+def test_no_page_is_wider_than_the_screen(
+    browser: "Browser", server: LiveServer, trained: str, name: str, options: dict[str, Any]
+) -> None:
+    with Visitor(browser, server, **options) as visitor:
+        for label, path, parameters in (
+            ("start", "", {}),
+            ("data", "data", {}),
+            ("data-flowers", "data", {"dataset": "flowers-mini"}),
+            ("data-seen", "data", {"dataset": "flowers-mini", "tab": "What+the+model+sees"}),
+            ("train", "train", {}),
+            ("train-expert", "train", {"level": "expert", "strategy": "full"}),
+            ("runs", "runs", {}),
+            ("run-live", "runs", {"run": trained}),
+            ("run-results", "runs", {"run": trained, "tab": "Results"}),
+            ("run-mistakes", "runs", {"run": trained, "tab": "Mistakes"}),
+            ("run-settings", "runs", {"run": trained, "tab": "Settings"}),
+            ("classify", "predict", {"model": trained}),
+        ):
+            page = visitor.open(path, **parameters)
+            wide = page.evaluate("() => document.scrollingElement.scrollWidth - window.innerWidth")
+            assert wide <= 0, f"{label}: {wide} pixels too wide"
+            assert page.get_by_role("heading", level=1).first.is_visible(), label
+            inner = page.get_by_test_id("stMain").evaluate("element => element.scrollWidth - element.clientWidth")
+            assert inner <= 0, f"{label}: {inner} pixels too wide inside"
+            visitor.picture(f"{name}-{label}")
+        assert visitor.complaints == []
+
+
+def test_hostile_names_are_shown_letter_by_letter(browser: "Browser", tmp_path: Path) -> None:
+    store = open_store(tmp_path / "home")
+    config = FinetuneConfig().resolved().model_dump(mode="json")
+    for number, name in enumerate(NAMES):
+        run = store.add_run(f"{number:032x}", Kind.FINETUNE, name, config, Slot.CPU, "you")
+        claimed = store.claim({Slot.CPU: ["cpu0"]})
+        assert claimed
+        store.finish(run.id, claimed.attempt, State.SUCCEEDED, {"val_accuracy": 0.5, "val_loss": 1.0})
+    shown: list[str] = []
+    with LiveServer(tmp_path / "home") as live, Visitor(browser, live) as visitor:
+        page = visitor.open("runs")
+        for number in range(-(-len(NAMES) // 20)):
+            if number:
+                page.get_by_test_id("stPaginationPage").get_by_text(str(number + 1), exact=True).click()
+            page.get_by_text(" ".join(NAMES[-20 * number - 1].split()), exact=True).wait_for()
+            settle(page)
+            labels = page.get_by_test_id("stMain").locator("[data-testid=stPageLink] [data-testid=stMarkdownContainer]")
+            shown += [text.replace("\u200b", "").strip() for text in labels.all_text_contents()]
+            made = "a, img, code, pre, script, em, strong, del, ul, ol, table, h1, hr, svg, .katex, span[role=img]"
+            assert labels.locator(made).count() == 0
+        assert shown == [" ".join(name.split()) for name in reversed(NAMES)]
+        for number in (0, 6, 11, 12):
+            page = visitor.open("runs", run=f"{number:032x}")
+            title = page.get_by_role("heading", level=1).first.text_content() or ""
+            assert title.replace("\u200b", "").strip() == NAMES[number]
+        assert visitor.complaints == []
+
+
+def test_picture_that_is_none_is_a_sentence(browser: "Browser", server: LiveServer, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    file = tmp_path / "[a](https:x).jpg"
+    file.write_text("no picture")
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("predict")
+        upload(page, [file])
+        expect(page.get_by_test_id("stAlert").first).to_contain_text("is not a picture that can be read here")
+        expect(page.get_by_test_id("stAlert").first.locator("a")).to_have_count(0)
+        assert visitor.complaints == []
+
+
+def test_start_page_classifies_its_sample(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("")
+        button, answer = page.get_by_role("button", name="Classify it"), page.get_by_test_id("stHtml").locator("figure")
+        expect(button.or_(answer).first).to_be_visible()
+        if button.is_visible():
+            button.click()
+        expect(answer.locator("figcaption")).to_contain_text("cat", timeout=30_000)
+        visitor.picture("start-answer")
+        assert visitor.complaints == []

@@ -1,0 +1,839 @@
+"""Every page in every state, as its script draws it: Streamlit's AppTest runs the pages without a browser."""
+
+import csv
+import io
+import itertools
+import re
+import secrets
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamlit
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.schedules import SCHEDULES
+from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
+from dlkit.data.dataset import open_dataset
+from dlkit.errors import ConfigError
+from dlkit.runs import artifacts, service
+from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
+from dlkit.settings import settings
+from dlkit.words import duration, escape_markdown
+from pages.parts import warmth
+from pages.parts.forms import RATES
+from tests.live_server import REPOSITORY
+from tests.test_words import NAMES
+
+PAGES = ("home", "data", "train", "runs", "predict")
+FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
+NUMBERS = [name for name in FinetuneConfig.model_fields if describe(name).kind in (int, float)]
+KINDS = (("head", "none"), ("full", "mixup"))  # strategy and mixing
+BASIC = {"dataset", "backbone", "strategy", "optimizer", "learning_rate", "epochs"}
+STRANGE_RUNS = ["", "../../etc", "0" * 32, "a" * 10_000, "<script>alert(1)</script>", "\x00", "None", "g" * 32]
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained or fetched here, and nothing is loaded before it is asked for."""
+    monkeypatch.setenv("DLKIT_WARM_UP", "0")
+    settings.cache_clear()
+    monkeypatch.setattr(service, "ensure_supervisor", lambda: None)
+
+
+def opened(page: str, **parameters: str) -> AppTest:
+    """Return a page as a link opens it."""
+    app = AppTest.from_file(REPOSITORY / "pages" / "shell.py", default_timeout=60)
+    app.switch_page(f"{page}.py")
+    for name, value in parameters.items():
+        app.query_params[name] = value
+    return sound(app.run())
+
+
+def sound(app: AppTest) -> AppTest:
+    """Assert that the page has no exception."""
+    assert not app.exception, app.exception[0].stack_trace
+    return app
+
+
+def errors(app: AppTest) -> list[str]:
+    """Return the error boxes as they are read."""
+    return [plain(box.value) for box in app.error]
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u200b", "")
+
+
+def title(app: AppTest) -> str:
+    return plain(app.title[0].value)
+
+
+def texts(app: AppTest) -> str:
+    """Return all text that the page writes."""
+    elements = [*app.title, *app.subheader, *app.markdown, *app.caption, *app.info, *app.error, *app.success]
+    return plain("\n".join(str(element.value) for element in elements))
+
+
+# Runs in every state, without a training
+
+
+def queue(name: str = "", **values: Any) -> Run:
+    return service.submit({"name": name, **values})
+
+
+def ended(state: State, failure: str | None = None, run: Run | None = None) -> Run:
+    """Return a run that took a hundred steps and ended like this."""
+    run = running(run)
+    summary = {"val_accuracy": 0.8564, "val_loss": 0.41, "images_per_second": 120.0, "device": "cpu"}
+    service.store().finish(run.id, run.attempt, state, {} if failure else summary, failure)
+    return service.run(run.id)
+
+
+def running(run: Run | None = None) -> Run:
+    run = run or queue()
+    claimed = service.store().claim({slot: [f"{slot}0"] for slot in Slot})
+    assert claimed is not None
+    assert claimed.id == run.id
+    points = [Point("val/accuracy", step, step / 50, step / 200) for step in (0, 50, 100)]
+    steps = range(1, 101)
+    points += [Point(key, step, step / 50, 1 / step) for key in ("step/loss", "learning_rate") for step in steps]
+    service.store().beat(claimed.id, claimed.attempt, Progress("training: head", 0.5, 7.0, 120.0), points)
+    return claimed
+
+
+def with_results(run: Run, model: Path, right: int = 90) -> Run:
+    """Give a run a saved model, and what that said of a hundred validation pictures."""
+    folder = service.run_folder(run.id)
+    shutil.copytree(model, folder / "model")
+    labels = open_dataset("flowers-mini").val.labels[:100]
+    called = np.where(np.arange(len(labels)) < right, labels, (labels + 1) % 5)
+    probabilities = np.full((len(labels), 5), 0.05, np.float32)
+    probabilities[np.arange(len(labels)), called] = 0.8
+    artifacts.Validation(labels, probabilities).save(folder / "validation.npz")
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved model of five flowers whose head has learned nothing."""
+    from dlkit.engine.bundle import Bundle, save_bundle
+    from dlkit.engine.model import pretrained
+    from dlkit.engine.preprocess import preprocessing_of
+
+    entry, folder = BACKBONES["efficientnet-lite0"], tmp_path_factory.mktemp("model")
+    about = {"name": "Five flowers", "dataset": {"name": "flowers-mini", "fingerprint": ""}}
+    save_bundle(Bundle(pretrained(entry, 5), entry.name, tuple(FLOWERS), preprocessing_of(entry, 96), about), folder)
+    return folder
+
+
+def make_state(state: str, model: Path) -> Run:
+    """Return a run in the named state; the newest one, where that takes several."""
+    if state == "queued":
+        return queue()
+    if state == "running":
+        return running()
+    if state == "running, with results":
+        return with_results(running(), model)
+    if state == "failed":
+        return ended(State.FAILED, "Training diverged: the loss was not a finite number at step 3.")
+    if state == "its folder is gone":
+        run = with_results(ended(State.SUCCEEDED), model)
+        shutil.rmtree(service.run_folder(run.id))
+        return run
+    run = ended(State(state))
+    return run if state == "cancelled" else with_results(run, model)
+
+
+STATES = ["queued", "running", "running, with results", "failed", "its folder is gone"] + [
+    str(state) for state in (State.SUCCEEDED, State.STOPPED, State.CANCELLED)
+]
+
+
+def link_of(run: Run) -> dict[str, str]:
+    config = service.config_of(run)
+    assert config is not None
+    return {"level": "expert", **{name: str(value) for name, value in config.changes().items()}}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_sound_where_nothing_has_run(page: str) -> None:
+    app = opened(page)
+    assert len(app.title) == 1
+    assert not app.error
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_pages_are_sound_whatever_state_a_run_is_in(state: str, model: Path) -> None:
+    run = make_state(state, model)
+    for page in PAGES:
+        assert not opened(page).error
+    for tab in ("Live", "Results", "Mistakes", "Settings", "History"):
+        app = opened("runs", run=run.id, tab=tab)
+        assert title(app) == run.name
+        assert (errors(app) != []) is (state == "failed")
+
+
+def test_failed_run_tells_why() -> None:
+    run = ended(State.FAILED, "Training diverged: the loss was not a finite number at step 3.")
+    assert errors(opened("runs", run=run.id)) == [run.failure]
+
+
+def test_running_run_shows_its_curves_and_can_be_stopped() -> None:
+    run = running()
+    app = opened("runs", run=run.id)
+    figures = [chart.proto.spec for chart in app.get("plotly_chart")]
+    assert any("Loss (nats)" in figure for figure in figures)
+    assert {"stop", "cancel"} <= {button.key for button in app.button}
+    assert "delete" not in {button.key for button in app.button}
+    sound(app.button(key="stop").click().run())
+    assert service.run(run.id).wish == "stop"
+
+
+def test_queued_run_is_cancelled_at_once_and_can_be_deleted() -> None:
+    run = queue()
+    app = opened("runs", run=run.id)
+    app = sound(app.button(key="cancel").click().run())
+    assert service.run(run.id).state == State.CANCELLED
+    sound(app.button(key="delete").click().run())
+    assert service.store().list_runs() == []
+
+
+def test_run_of_a_download_has_a_page_too() -> None:
+    run = service.submit_fetch("dataset", far_dataset())
+    assert title(opened("runs", run=run.id)) == run.name
+    running(run)
+    for page in PAGES:
+        opened(page)
+    assert title(opened("runs", run=run.id)) == run.name
+
+
+def far_dataset() -> str:
+    return next(entry.name for entry in DATASETS.values() if entry.download_mb)
+
+
+def test_results_show_the_matrix_and_the_pictures_behind_a_cell(model: Path) -> None:
+    run = with_results(ended(State.SUCCEEDED), model)
+    app = opened("runs", run=run.id, tab="Results")
+    assert ("Right", "90 of 100") in [(metric.label, metric.value) for metric in app.metric]
+    cells = app.selectbox[0]
+    assert re.fullmatch(r"\w+ called \w+: \d+", cells.options[0])
+    assert cells.options[0].split()[0] != cells.options[0].split()[2].rstrip(":")  # the mistakes come first
+    for place in range(len(cells.options)):
+        app = sound(app.selectbox[0].select_index(place).run())
+        number = int(cells.options[place].split(": ")[1])
+        assert len(app.image) == min(number, 12)
+
+
+def test_mistakes_are_the_wrong_pictures_only(model: Path) -> None:
+    run = with_results(ended(State.SUCCEEDED), model, right=97)
+    app = opened("runs", run=run.id, tab="Mistakes")
+    assert len(app.image) == 3
+    faultless = with_results(ended(State.SUCCEEDED), model, right=100)
+    assert opened("runs", run=faultless.id, tab="Mistakes").success
+
+
+def test_many_runs_are_shown_in_pages() -> None:
+    for number in range(45):
+        queue(f"run {number}")
+    app = opened("runs")
+    shown = re.findall(r"run \d+", "\n".join(plain(link.label) for link in app.get("page_link")))
+    assert shown == [f"run {number}" for number in range(44, 24, -1)]
+
+
+def test_hostile_names_of_runs_are_escaped_on_every_page() -> None:
+    runs = [queue(name[:80]) for name in NAMES]
+    app = opened("runs")
+    labels = [link.label for link in app.get("page_link")]
+    assert {escape_markdown(run.name) for run in runs[-20:]} <= set(labels)
+    for run in runs:
+        app.query_params["run"] = run.id
+        assert sound(app.run()).title[0].value == escape_markdown(run.name)
+    labels = [metric.label for metric in opened("home").metric]
+    assert {escape_markdown(run.name) for run in runs[-4:]} <= set(labels)
+
+
+# Links from strangers
+
+
+@pytest.mark.parametrize("text", STRANGE_RUNS)
+@pytest.mark.parametrize("page", ["runs", "predict"])
+def test_stale_link_says_so_and_shows_what_there_is(page: str, text: str) -> None:
+    queue("the only run")
+    app = opened(page, **{"run" if page == "runs" else "model": text})
+    (problem,) = errors(app)
+    assert len(problem) < 300
+    assert "script" not in app.title[0].value
+    if page == "runs":
+        assert "the only run" in [link.label for link in app.get("page_link")]
+    else:
+        assert app.selectbox(key="model").value == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("data", "dataset"),
+        ("train", "dataset"),
+        ("train", "backbone"),
+        ("train", "strategy"),
+        ("train", "optimizer"),
+        ("train", "schedule"),
+        ("train", "augmentation"),
+    ],
+)
+@pytest.mark.parametrize("text", ["nonsense", "", "<script>", "x" * 10_000, "../../etc", "None"])
+def test_choice_that_is_not_there_is_named_and_the_default_is_shown(page: str, name: str, text: str) -> None:
+    app = opened(page, level="expert", **{name: text})
+    (problem,) = errors(app)
+    assert f"There is no {describe(name).title.lower()} called" in problem
+    assert len(problem) < 500
+    if page == "train":
+        assert app.session_state[name] == FinetuneConfig.model_fields[name].default
+        assert not app.button(key="launch").disabled
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_ignores_parameters_that_mean_nothing(page: str) -> None:
+    strange = {"level": "wizard", "sample": "Dog", "top_k": "99", "tab": "Nowhere", "source": "?", "x" * 50: "<b>"}
+    strange |= {"freeze_batchnorm": "maybe", "rate_slider": "7", "view": "-1", "split": "test"}
+    opened(page, **strange)
+
+
+def test_data_set_with_a_link_to_a_split_that_is_not_there_shows_the_training_pictures() -> None:
+    app = opened("data", dataset="flowers-mini", split="test")
+    assert "There is no split called" in errors(app)[0]
+    assert app.session_state["split"] == "train"
+
+
+# The form
+
+
+def form_of(app: AppTest) -> dict[str, Any]:
+    """Return the settings that the page shows, with what they hold."""
+    widgets = [*app.selectbox, *app.segmented_control, *app.text_input, *app.toggle]
+    return {widget.key: widget.value for widget in widgets if widget.key in FinetuneConfig.model_fields}
+
+
+def given(form: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in form.items() if value != ""}
+
+
+def test_basic_shows_six_settings() -> None:
+    assert set(form_of(opened("train"))) == BASIC
+    assert {name for name in FinetuneConfig.model_fields if describe(name).is_basic} == BASIC
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_expert_shows_every_setting_in_use_and_no_other(optimizer: str) -> None:
+    app = opened("train", level="expert", optimizer=optimizer)
+    for (strategy, mixing), schedule in itertools.product(KINDS, SCHEDULES):
+        choices = {"optimizer": optimizer, "strategy": strategy, "schedule": schedule, "mixing": mixing}
+        app.query_params.update(choices)
+        form = form_of(sound(app.run()))
+        assert set(form) == set(settings_in_use(choices)), choices
+        assert not app.error, choices
+
+
+def test_both_levels_mean_the_same_run() -> None:
+    forms = [form_of(opened("train", level=level)) for level in ("basic", "expert")]
+    first, second = (parse(given(form)).resolved() for form in forms)
+    assert first == second == FinetuneConfig().resolved()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_nonsense_in_a_number_stays_there_is_explained_and_is_not_launched(name: str) -> None:
+    app = page_with(name)
+    for text in ("0", "-1", "nan", "inf", "9" * 5000, "abc", "1e-3; rm", "1,5"):
+        sound(app.text_input(key=name).set_value(text).run())
+        assert app.text_input(key=name).value == text
+        problems = problems_of(form_of(app))
+        assert errors(app) == ([plain("\n\n".join(problems))] if problems else [])
+        assert app.button(key="launch").disabled is bool(problems)
+        assert text == "0" or describe(name).title in problems[0]
+        assert all(len(problem) < 300 for problem in problems)
+    sound(app.text_input(key=name).set_value("").run())
+    assert not app.error
+    assert not app.button(key="launch").disabled
+
+
+def page_with(name: str) -> AppTest:
+    """Open the training page with choices that use this setting."""
+    for optimizer, (strategy, mixing), schedule in itertools.product(OPTIMIZERS, KINDS, SCHEDULES):
+        choices = {"optimizer": optimizer, "strategy": strategy, "schedule": schedule, "mixing": mixing}
+        if name in settings_in_use(choices):
+            return opened("train", level="expert", **choices)
+    raise AssertionError(f"no choices use {name}")
+
+
+def problems_of(form: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        parse(given(form))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def test_every_problem_of_the_form_is_shown_at_once() -> None:
+    app = opened("train")
+    app.text_input(key="epochs").set_value("many")
+    sound(app.text_input(key="learning_rate").set_value("fast").run())
+    (box,) = errors(app)
+    assert "Learning rate" in box
+    assert "Epochs" in box
+
+
+def test_image_size_that_the_backbone_cannot_take_is_explained() -> None:
+    fixed = next(entry for entry in BACKBONES.values() if entry.fixed_size)
+    app = opened("train", level="expert", backbone=fixed.name, image_size="64")
+    assert fixed.title in errors(app)[0]
+    assert app.button(key="launch").disabled
+
+
+# The learning rate: a field and a slider that say the same
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_slider_fills_the_field(rate: float) -> None:
+    app = opened("train", learning_rate="5" if rate < 5 else "1")
+    sound(app.select_slider(key="rate_slider").set_value(rate).run())
+    assert float(app.text_input(key="learning_rate").value) == rate
+    assert app.select_slider(key="rate_slider").value == rate
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [("0.0007", 0.0005), ("0.0009", 0.001), ("1e-7", 1e-6), ("10", 5.0), ("0.05", 0.05), (" 0.02 ", 0.02)],
+)
+def test_field_moves_the_slider_to_the_nearest_rate(text: str, near: float) -> None:
+    app = opened("train")
+    sound(app.text_input(key="learning_rate").set_value(text).run())
+    assert app.select_slider(key="rate_slider").value == near
+    assert app.text_input(key="learning_rate").value == text
+
+
+def test_slider_stays_where_it_is_while_the_field_is_no_number() -> None:
+    app = opened("train", learning_rate="0.05")
+    for text in ("abc", "-1", "0", "nan", "inf", "1e999"):
+        sound(app.text_input(key="learning_rate").set_value(text).run())
+        assert app.select_slider(key="rate_slider").value == 0.05
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_empty_field_means_the_optimizers_own_rate(optimizer: str) -> None:
+    app = opened("train", optimizer=optimizer)
+    assert app.text_input(key="learning_rate").value == ""
+    assert float(app.text_input(key="learning_rate").placeholder) == OPTIMIZERS[optimizer].learning_rate
+    assert app.select_slider(key="rate_slider").value == pytest.approx(OPTIMIZERS[optimizer].learning_rate, rel=0.5)
+
+
+# Launching, and launching again
+
+CONFIGS = [
+    {},
+    {"optimizer": "sgd", "weight_decay": 0.01, "learning_rate": 0.002},  # adamw's defaults, not sgd's
+    {"optimizer": "rmsprop", "momentum": 0.5, "smoothing": 0.9},
+    {"optimizer": "adam", "beta1": 0.8, "epsilon": 1e-5, "seed": 7, "device": "cpu"},
+    {"optimizer": "muon", "schedule": "constant", "epochs": 1},
+    {"schedule": "step", "decay": 0.5, "decay_epochs": 2},
+    {"schedule": "plateau", "patience": 0},
+    {"schedule": "warm-up-linear", "rise": 0.3},  # one-cycle's default, not its own
+    {"dataset": "fashion-mnist-mini", "image_size": 224},  # the flowers' default, not its own
+    {"dataset": "fashion-mnist-mini", "backbone": "efficientnet-lite0", "batch_size": 64, "label_smoothing": 0.1},
+    {
+        "strategy": "full",
+        "freeze_batchnorm": False,
+        "mixing": "cutmix",
+        "mixing_alpha": 1.0,
+        "head_epochs": 0,
+        "backbone_rate_factor": 0.3,
+        "class_weights": "balanced",
+        "augmentation": "strong",
+        "dropout": 0.2,
+        "gradient_clipping": 1.0,
+        "ema_decay": 0.99,
+        "early_stopping": 3,
+    },
+]
+
+
+@pytest.mark.parametrize("values", CONFIGS, ids=str)
+def test_launch_stores_what_the_form_shows_and_opens_the_run(values: dict[str, Any]) -> None:
+    app = opened("train", level="expert", **{name: str(value) for name, value in values.items()})
+    form = form_of(app)
+    assert not app.error
+    sound(app.button(key="launch").click().run())
+    (run,) = service.store().list_runs()
+    expected = parse(values).resolved()
+    assert parse(given(form)).resolved() == expected
+    assert run.config == expected.model_dump(mode="json")
+    assert app.query_params["run"] in (run.id, [run.id])
+    assert title(app) == run.name
+
+
+@pytest.mark.parametrize("values", CONFIGS, ids=str)
+def test_launching_again_repeats_the_run(values: dict[str, Any]) -> None:
+    first = service.submit(values)
+    app = opened("train", **link_of(first))
+    assert not app.error
+    sound(app.button(key="launch").click().run())
+    second, _ = service.store().list_runs()
+    assert second.config == first.config
+
+
+def test_launching_again_fills_changed_fields_only() -> None:
+    run = service.submit({"optimizer": "sgd", "learning_rate": 0.05})
+    assert link_of(run) == {"level": "expert", "optimizer": "sgd", "learning_rate": "0.05"}
+
+
+def test_run_of_an_older_catalog_still_has_its_page() -> None:
+    config = {**FinetuneConfig().resolved().model_dump(), "dataset": "gone", "optimizer": "lion", "schedule": "zigzag"}
+    run = service.store().add_run(secrets.token_hex(16), Kind.FINETUNE, "old", config, Slot.CPU, "you")
+    running(run)
+    service.store().finish(run.id, 1, State.SUCCEEDED, {})
+    for page in PAGES:
+        opened(page)
+    for tab in ("Live", "Results", "Mistakes", "Settings", "History"):
+        assert title(opened("runs", run=run.id, tab=tab)) == "old"
+
+
+def test_run_can_be_launched_from_the_start_page() -> None:
+    app = opened("home")
+    sound(app.button(key="train_sample").click().run())
+    (run,) = service.store().list_runs()
+    assert run.config == FinetuneConfig().resolved().model_dump(mode="json")
+    assert title(app) == run.name
+
+
+def test_device_that_is_not_here_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlkit import machine
+
+    here = machine.describe()
+    monkeypatch.setattr(machine, "describe", lambda: type(here)(**{**vars(here), "gpus": (), "has_mps": False}))
+    app = opened("train", level="expert", device="mps")
+    sound(app.button(key="launch").click().run())
+    assert "The device mps was asked for" in errors(app)[0]
+    assert service.store().list_runs() == []
+
+
+def test_plan_shows_the_schedule_and_the_steps() -> None:
+    app = opened("train", level="expert", strategy="full", epochs="4", head_epochs="1", batch_size="50")
+    entry = DATASETS["flowers-mini"]
+    steps = -(-entry.train_images // 50) * 5
+    assert ("Steps", str(steps)) in [(metric.label, metric.value) for metric in app.metric]
+
+
+# The first visit
+
+
+def test_first_visit_loads_no_torch() -> None:
+    code = (
+        "import sys; from streamlit.testing.v1 import AppTest; "
+        "app = AppTest.from_file(sys.argv[1], default_timeout=60).run(); "
+        "[app.switch_page(f'{page}.py').run() for page in ('data', 'train', 'runs', 'predict', 'home')]; "
+        "sys.exit(1 if app.exception else 2 if 'torch' in sys.modules else 0)"
+    )
+    shell = str(REPOSITORY / "pages" / "shell.py")
+    assert subprocess.run([sys.executable, "-c", code, shell], cwd=REPOSITORY, check=False).returncode == 0
+
+
+# Classifying
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo() -> Image.Image:
+    return Image.open(REPOSITORY / "dlkit" / "samples" / "photos" / "chelsea.jpg").convert("RGB").resize((90, 60))
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(photo(), "JPEG", exif=exif)
+
+
+def animated() -> bytes:
+    frames = [Image.new("P", (40, 40), colour) for colour in (1, 2, 3)]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def translucent() -> bytes:
+    image = photo().quantize(16)
+    return encoded(image, "PNG", transparency=bytes(range(16)))
+
+
+def huge_header() -> bytes:
+    """Return a PNG that says it has 100,000 × 100,000 pixels and has none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def deep() -> bytes:
+    return encoded(Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)), "PNG")
+
+
+GOOD_FILES = {
+    "plain.jpg": lambda: encoded(photo(), "JPEG"),
+    "one-pixel.png": lambda: encoded(Image.new("RGB", (1, 1)), "PNG"),
+    "print.jpg": lambda: encoded(photo().convert("CMYK"), "JPEG"),
+    "deep.png": deep,
+    "turned.jpg": turned,
+    "palette.png": translucent,
+    "moving.gif": animated,
+    "photo.webp": lambda: encoded(photo(), "WEBP"),
+    "[click](https://evil.example).jpg": lambda: encoded(photo(), "JPEG"),
+}
+BAD_FILES = {
+    "text.jpg": lambda: b"this is no picture",
+    "empty.jpg": lambda: b"",
+    "cut.jpg": lambda: encoded(photo().resize((300, 300)), "JPEG")[:2000],
+    "huge.png": huge_header,
+    "drawing.png": lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+    "long.png": lambda: encoded(Image.new("RGB", (2000, 1)), "PNG"),
+    ":material/delete:<b>.jpg": lambda: b"no",
+}
+
+
+def with_files(app: AppTest, files: Mapping[str, bytes]) -> AppTest:
+    uploads = [(name, data, "image/jpeg") for name, data in files.items()]
+    return sound(app.file_uploader(key="photos").set_value(uploads).run())
+
+
+def test_classify_page_waits_for_a_picture() -> None:
+    assert "the answer appears here" in opened("predict").info[0].value
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_good_picture_gets_an_answer(name: str) -> None:
+    app = with_files(opened("predict"), {name: GOOD_FILES[name]()})
+    assert not app.error
+    assert len(app.get("html")) == 1
+    assert f"{name}: " in texts(app)
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_picture_gets_one_sentence(name: str) -> None:
+    app = with_files(opened("predict"), {name: BAD_FILES[name]()})
+    (problem,) = errors(app)
+    assert problem.startswith(name)
+    assert problem.endswith(".")
+    assert len(app.get("html")) == 0
+
+
+def test_bad_pictures_do_not_keep_the_good_ones_from_their_answers() -> None:
+    files = {name: make() for name, make in {**GOOD_FILES, **BAD_FILES}.items()}
+    app = with_files(opened("predict"), files)
+    assert len(errors(app)) == len(BAD_FILES)
+    assert list(app.dataframe[0].value["file"]) == list(GOOD_FILES)
+
+
+def test_start_page_answers_a_photo_and_explains_a_bad_file() -> None:
+    app = opened("home")
+    app = sound(app.file_uploader(key="photo").set_value(("a.jpg", encoded(photo(), "JPEG"), "image/jpeg")).run())
+    if any(button.key == "classify" for button in app.button):
+        app = sound(app.button(key="classify").click().run())
+    assert len(app.get("html")) == 1
+    app = sound(app.file_uploader(key="photo").set_value(("b.jpg", b"no picture", "image/jpeg")).run())
+    assert errors(app)[0].startswith("b.jpg is not a picture")
+
+
+def test_model_of_a_run_names_its_classes(model: Path) -> None:
+    run = with_results(ended(State.SUCCEEDED), model)
+    app = opened("predict", model=run.id)
+    assert app.selectbox(key="model").value == run.id
+    app = with_files(app, {"a.jpg": encoded(photo(), "JPEG")})
+    (html,) = app.get("html")
+    assert all(flower in html.proto.body for flower in FLOWERS)
+    shares = [float(share) for share in re.findall(r"width:([\d.]+)%\"></div>", html.proto.body)]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["model.json", "*.safetensors"])
+def test_damaged_model_is_a_sentence(name: str, model: Path) -> None:
+    run = with_results(ended(State.SUCCEEDED), model)
+    (file,) = (service.run_folder(run.id) / "model").glob(name)
+    file.write_bytes(b"damaged")
+    app = opened("predict", model=run.id)
+    app = with_files(app, {"a.jpg": encoded(photo(), "JPEG")}) if app.get("file_uploader") else app
+    assert len(errors(app)) == 1
+    for page in ("home", "runs"):
+        opened(page)
+    opened("runs", run=run.id, tab="Results")
+
+
+def test_number_of_classes_to_name_is_kept(model: Path) -> None:
+    app = with_files(opened("predict", top_k="3"), {"a.jpg": encoded(photo(), "JPEG")})
+    assert app.get("html")[0].proto.body.count("<b>") == 3
+
+
+def test_table_of_many_is_safe_in_a_spreadsheet(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["=1+1.jpg", "+a.jpg", "-a.jpg", "@a.jpg", "a;=1+1.jpg", 'a",=1.jpg', "plain.jpg"]
+    given: list[str] = []
+    monkeypatch.setattr(streamlit, "download_button", lambda label, data, *_, **__: given.append(data))
+    app = with_files(opened("predict"), dict.fromkeys(names, encoded(photo(), "JPEG")))
+    table = app.dataframe[0].value
+    assert list(table["file"]) == names
+    assert table["picture"].str.startswith("data:image/jpeg;base64,").all()
+    assert table["probability 1"].between(0, 1).all()
+    text = given[-1]
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["file"].removeprefix("'") for row in rows] == names
+    assert [float(row["probability 1"]) for row in rows] == pytest.approx(list(table["probability 1"]))
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
+    # where the semicolon divides, the quotes still hold the cell together
+    assert '"a;=1+1.jpg",' in text
+    assert not any(cell.startswith("=") for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row)
+
+
+def test_model_whose_data_set_is_gone_still_classifies(model: Path) -> None:
+    for name in (far_dataset(), "gone"):
+        run = with_results(ended(State.SUCCEEDED), model)
+        description = service.run_folder(run.id) / "model" / "model.json"
+        description.write_text(description.read_text().replace('"flowers-mini"', f'"{name}"'))
+        app = with_files(opened("predict", model=run.id), {"a.jpg": encoded(photo(), "JPEG")})
+        assert not app.error
+        assert len(app.get("html")) == 1
+
+
+def test_samples_of_the_own_data_set_are_offered(model: Path) -> None:
+    run = with_results(ended(State.SUCCEEDED), model)
+    app = opened("predict", model=run.id)
+    pills = {group.key: group for group in app.pills}
+    assert {"photo_samples", "class_samples"} <= set(pills)
+    app = sound(pills["class_samples"].set_value([0, 4]).run())
+    assert len(app.dataframe[0].value) == 6
+
+
+# Data
+
+
+def test_gallery_shows_every_data_set() -> None:
+    app = opened("data")
+    for entry in DATASETS.values():
+        assert entry.title in texts(app)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_has_a_page(name: str) -> None:
+    app = opened("data", dataset=name)
+    assert title(app) == DATASETS[name].title
+    assert not app.error
+
+
+@pytest.mark.parametrize("tab", ["Look", "Class balance", "What the model sees"])
+@pytest.mark.parametrize("name", ["flowers-mini", "fashion-mnist-mini"])
+def test_tabs_of_a_data_set_are_sound(name: str, tab: str) -> None:
+    for split in ("train", "val"):
+        assert not opened("data", dataset=name, tab=tab, split=split).error
+
+
+def test_balance_shows_the_counts_of_both_splits() -> None:
+    app = opened("data", dataset="flowers-mini", tab="Class balance")
+    (chart,) = app.get("plotly_chart")
+    for flower in FLOWERS:
+        assert flower in chart.proto.spec
+
+
+def test_what_the_model_sees_follows_the_choices() -> None:
+    app = opened("data", dataset="flowers-mini", tab="What the model sees", augmentation="strong", mixing="mixup")
+    assert app.session_state["augmentation"] == "strong"
+    assert len(app.image) >= 1
+    sound(app.slider(key="view").set_value(9).run())
+
+
+def test_data_set_that_is_far_is_fetched_on_a_click() -> None:
+    name = far_dataset()
+    app = opened("data", dataset=name)
+    app = sound(app.button(key=f"fetch_{name}").click().run())
+    (run,) = service.store().list_runs()
+    assert run.config == {"what": "dataset", "name": name}
+    app = opened("data", dataset=name)
+    sound(app.button(key=f"cancel_{run.id}").click().run())
+    assert service.run(run.id).state == State.CANCELLED
+
+
+def test_failed_download_says_why_and_can_be_tried_again() -> None:
+    name = far_dataset()
+    run = running(service.submit_fetch("dataset", name))
+    service.store().finish(run.id, 1, State.FAILED, {}, "The server does not answer.")
+    app = opened("data", dataset=name)
+    assert errors(app) == ["The server does not answer."]
+    assert app.button(key=f"fetch_{name}")
+
+
+# The frame
+
+
+def test_frame_counts_what_runs_and_links_to_it() -> None:
+    run = running()
+    queue()
+    app = opened("data")
+    assert "1 running · 1 queued" in "\n".join(caption.value for caption in app.sidebar.caption)
+    assert run.name in [plain(link.label) for link in app.sidebar.get("page_link")]
+    assert duration(7) in "\n".join(plain(str(bar.proto.text)) for bar in app.sidebar.get("progress"))
+
+
+@pytest.fixture(autouse=True)
+def _settings_are_read_anew() -> Iterator[None]:
+    yield
+    settings.cache_clear()
+
+
+# What a review found
+
+
+def test_damaged_data_set_does_not_take_the_gallery_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    (settings().folder("datasets", "eurosat") / ".index.json").write_text("not JSON")
+    app = opened("data")
+    assert len(app.get("page_link")) >= len(DATASETS)
+    assert errors(opened("data", dataset="eurosat"))
+
+
+def test_run_of_another_version_keeps_its_page() -> None:
+    store = service.store()
+    store.add_run("a" * 32, Kind.FINETUNE, "older", {"strategy": "partial"}, Slot.CPU, "you")
+    store.wish("a" * 32, "cancel", "you")
+    opened("runs")
+    for tab in ("Live", "Results", "Mistakes", "Settings", "History"):
+        sound(opened("runs", run="a" * 32, tab=tab))
+
+
+def test_button_of_a_run_that_another_tab_deleted_is_answered_with_a_sentence() -> None:
+    run = queue()
+    app = opened("runs", run=run.id)
+    service.cancel(run.id)
+    service.delete(run.id)
+    app = app.button(key="stop").click().run()
+    assert not app.exception
+    assert errors(app)
+
+
+def test_link_with_an_expert_setting_opens_the_expert_form() -> None:
+    app = opened("train", batch_size="64")
+    assert app.text_input(key="batch_size").value == "64"
+
+
+def test_home_offers_the_photo_when_the_warm_up_has_failed() -> None:
+    warmth.warming.clear()
+    app = opened("home")
+    assert app.file_uploader(key="photo")

@@ -32,6 +32,7 @@ from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown
 from pages.parts import warmth
+from pages.parts import link
 from pages.parts.forms import RATES
 from tests.live_server import REPOSITORY
 from tests.test_words import NAMES
@@ -248,14 +249,14 @@ def test_many_runs_are_shown_in_pages() -> None:
     for number in range(45):
         queue(f"run {number}")
     app = opened("runs")
-    shown = re.findall(r"run \d+", "\n".join(plain(link.label) for link in app.get("page_link")))
+    shown = re.findall(r"run \d+", "\n".join(plain(found.label) for found in app.get("page_link")))
     assert shown == [f"run {number}" for number in range(44, 24, -1)]
 
 
 def test_hostile_names_of_runs_are_escaped_on_every_page() -> None:
     runs = [queue(name[:80]) for name in NAMES]
     app = opened("runs")
-    labels = [link.label for link in app.get("page_link")]
+    labels = [found.label for found in app.get("page_link")]
     assert {escape_markdown(run.name) for run in runs[-20:]} <= set(labels)
     for run in runs:
         app.query_params["run"] = run.id
@@ -276,7 +277,7 @@ def test_stale_link_says_so_and_shows_what_there_is(page: str, text: str) -> Non
     assert len(problem) < 300
     assert "script" not in app.title[0].value
     if page == "runs":
-        assert "the only run" in [link.label for link in app.get("page_link")]
+        assert "the only run" in [found.label for found in app.get("page_link")]
     else:
         assert app.selectbox(key="model").value == "imagenet"
 
@@ -317,6 +318,19 @@ def test_data_set_with_a_link_to_a_split_that_is_not_there_shows_the_training_pi
     assert app.session_state["split"] == "train"
 
 
+def test_choice_survives_the_address_of_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = opened("train")
+    sound(app.selectbox(key="optimizer").set_value("sgd").run())
+    assert app.query_params["optimizer"] in ("sgd", ["sgd"])
+    del app.query_params["optimizer"]  # a browser that has not heard of it yet
+    sound(app.text_input(key="epochs").set_value("3").run())
+    assert app.selectbox(key="optimizer").value == "sgd"
+    assert app.query_params["optimizer"] in ("sgd", ["sgd"])
+    monkeypatch.setattr(link, "MOMENT", 0)
+    del app.query_params["optimizer"]  # the visitor steps back
+    assert sound(app.run()).selectbox(key="optimizer").value == "adamw"
+
+
 # The form
 
 
@@ -340,7 +354,8 @@ def test_expert_shows_every_setting_in_use_and_no_other(optimizer: str) -> None:
     app = opened("train", level="expert", optimizer=optimizer)
     for (strategy, mixing), schedule in itertools.product(KINDS, SCHEDULES):
         choices = {"optimizer": optimizer, "strategy": strategy, "schedule": schedule, "mixing": mixing}
-        app.query_params.update(choices)
+        for name, choice in choices.items():
+            app.session_state[name] = choice
         form = form_of(sound(app.run()))
         assert set(form) == set(settings_in_use(choices)), choices
         assert not app.error, choices
@@ -407,9 +422,9 @@ def test_image_size_that_the_backbone_cannot_take_is_explained() -> None:
 @pytest.mark.parametrize("rate", RATES)
 def test_slider_fills_the_field(rate: float) -> None:
     app = opened("train", learning_rate="5" if rate < 5 else "1")
-    sound(app.select_slider(key="rate_slider").set_value(rate).run())
+    sound(app.select_slider[0].set_value(rate).run())
     assert float(app.text_input(key="learning_rate").value) == rate
-    assert app.select_slider(key="rate_slider").value == rate
+    assert app.select_slider[0].value == rate
 
 
 @pytest.mark.parametrize(
@@ -419,7 +434,7 @@ def test_slider_fills_the_field(rate: float) -> None:
 def test_field_moves_the_slider_to_the_nearest_rate(text: str, near: float) -> None:
     app = opened("train")
     sound(app.text_input(key="learning_rate").set_value(text).run())
-    assert app.select_slider(key="rate_slider").value == near
+    assert app.select_slider[0].value == near
     assert app.text_input(key="learning_rate").value == text
 
 
@@ -427,7 +442,18 @@ def test_slider_stays_where_it_is_while_the_field_is_no_number() -> None:
     app = opened("train", learning_rate="0.05")
     for text in ("abc", "-1", "0", "nan", "inf", "1e999"):
         sound(app.text_input(key="learning_rate").set_value(text).run())
-        assert app.select_slider(key="rate_slider").value == 0.05
+        assert app.select_slider[0].value == 0.05
+
+
+def test_slider_starts_where_a_link_says() -> None:
+    assert opened("train", learning_rate="5").select_slider[0].value == 5.0
+
+
+def test_slider_may_go_back_to_where_it_started() -> None:
+    app = opened("train", learning_rate="0.05")
+    for rate in (0.1, 0.05, 0.1):
+        sound(app.select_slider[0].set_value(rate).run())
+        assert float(app.text_input(key="learning_rate").value) == rate
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -435,7 +461,7 @@ def test_empty_field_means_the_optimizers_own_rate(optimizer: str) -> None:
     app = opened("train", optimizer=optimizer)
     assert app.text_input(key="learning_rate").value == ""
     assert float(app.text_input(key="learning_rate").placeholder) == OPTIMIZERS[optimizer].learning_rate
-    assert app.select_slider(key="rate_slider").value == pytest.approx(OPTIMIZERS[optimizer].learning_rate, rel=0.5)
+    assert app.select_slider[0].value == pytest.approx(OPTIMIZERS[optimizer].learning_rate, rel=0.5)
 
 
 # Launching, and launching again
@@ -789,7 +815,7 @@ def test_frame_counts_what_runs_and_links_to_it() -> None:
     queue()
     app = opened("data")
     assert "1 running · 1 queued" in "\n".join(caption.value for caption in app.sidebar.caption)
-    assert run.name in [plain(link.label) for link in app.sidebar.get("page_link")]
+    assert run.name in [plain(found.label) for found in app.sidebar.get("page_link")]
     assert duration(7) in "\n".join(plain(str(bar.proto.text)) for bar in app.sidebar.get("progress"))
 
 

@@ -67,35 +67,35 @@ def draw_group(title: str, names: Iterable[str], defaults: Mapping[str, Any]) ->
 def draw_rate(optimizer: str) -> Any:
     """Draw the learning rate: a field for any number, and a logarithmic slider that fills it.
 
-    A number that is typed gets a new slider. The old one cannot be moved there: a browser that has not heard of the
-    move yet sends the old place with the next change, and Streamlit 1.67 takes that for the user's wish.
+    A number that is typed gets a new slider, which starts there. The old one cannot be moved: a browser that has not
+    heard of the move yet sends the old place with the next change, and Streamlit 1.67 takes that for the user's wish.
     """
     setting, default = describe("learning_rate"), OPTIMIZERS[optimizer].learning_rate
     text = _text(setting, default)
-    start, place = st.session_state.get("rate_start", default), _nearest_rate(text or str(default))
-    is_slid = text == st.session_state.get("rate_slid") and _slider(start) in st.session_state
-    if place is not None and not is_slid:
-        start = place
+    start, place = st.session_state.get("rate_start"), _nearest_rate(text.strip() or str(default))
+    is_slid = text == st.session_state.get("rate_slid") and f"rate_slider_{start}" in st.session_state
+    if start is None or (place not in (None, start) and not is_slid):
+        start = place or _nearest_rate(str(default))
+        st.session_state["rate_slid"] = None
     st.session_state["rate_start"] = start
     st.select_slider(
         "Learning rate, logarithmic",
         RATES,
         start,
-        key=_slider(start),
+        key=f"rate_slider_{start}",
         format_func=lambda rate: f"{rate:g}",
         label_visibility="collapsed",
         on_change=_take_slider,
-        args=(_slider(start),),
+        args=(start,),
     )
     return text
 
 
-def _slider(start: float) -> str:
-    return f"rate_slider_{start:g}"
-
-
-def _take_slider(slider: str) -> None:
-    st.session_state["learning_rate"] = st.session_state["rate_slid"] = f"{st.session_state[slider]:g}"
+def _take_slider(start: float) -> None:
+    """Fill the field from the slider that started there, unless only its start is heard, or an older slider."""
+    rate = st.session_state[f"rate_slider_{start}"]
+    if start == st.session_state["rate_start"] and (rate != start or st.session_state["rate_slid"]):
+        st.session_state["learning_rate"] = st.session_state["rate_slid"] = f"{rate:g}"
 
 
 def _nearest_rate(text: str) -> float | None:

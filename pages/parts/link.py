@@ -1,6 +1,8 @@
 """Choices that live in the URL under their catalog names, so that a link shows what its sender saw.
 
-Streamlit's own binding writes what a widget shows (titles) into the URL; links and commands speak names.
+Streamlit's own binding writes what a widget shows (titles) into the URL; links and commands speak names. The URL is
+read when a widget is first drawn on a page; from then on the widget is right and the URL follows: a browser that
+changes two widgets quickly sends the second change with the address from before the first.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,24 +15,28 @@ from pages.parts.notices import show_error
 
 
 def named(key: str, options: Collection[str], default: str) -> str:
-    """Return the choice that the URL names, also before its widget is drawn; the default where it is no choice."""
-    asked = st.query_params.get(key, default)
+    """Return the choice as it stands, also before its widget is drawn; the default where the URL names no choice."""
+    asked = st.session_state.get(key) or st.query_params.get(key, default)
     return asked if asked in options else default
 
 
 def choose(
     draw: Callable[..., Any], label: str, options: Sequence[str], *, key: str, default: str, **arguments: Any
 ) -> str:
-    """Draw a widget of one choice (`st.selectbox`, `st.segmented_control`) whose value is the URL's parameter `key`."""
-    asked = st.query_params.get(key, default)
-    if asked not in options:
-        show_error(UnknownChoice(label.lower(), asked, options))
-    st.session_state[key] = named(key, options, default)
+    """Draw a widget of one choice (`st.selectbox`, `st.segmented_control`) that begins as the URL's parameter `key`."""
+    if key not in st.session_state:
+        asked = st.query_params.get(key, default)
+        if asked not in options:
+            show_error(UnknownChoice(label.lower(), asked, options))
+        st.session_state[key] = named(key, options, default)
+    chosen: str = draw(label, options, key=key, **arguments) or default
+    if chosen != st.query_params.get(key, default):
+        _write(key, chosen, default)
+    return chosen
 
-    def remember() -> None:
-        if st.session_state[key] in (None, default):
-            st.query_params.pop(key, None)
-        else:
-            st.query_params[key] = st.session_state[key]
 
-    return draw(label, options, key=key, on_change=remember, **arguments) or default
+def _write(key: str, value: str, default: str) -> None:
+    if value == default:
+        st.query_params.pop(key, None)
+    else:
+        st.query_params[key] = value

@@ -31,8 +31,7 @@ from dlkit.runs import artifacts, service
 from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown
-from pages.parts import warmth
-from pages.parts import link
+from pages.parts import link, warmth
 from pages.parts.forms import RATES
 from tests.live_server import REPOSITORY
 from tests.test_words import NAMES

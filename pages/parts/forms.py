@@ -116,7 +116,7 @@ def _text(setting: Setting, default: Any) -> str:
 def _choice(setting: Setting) -> str:
     """Draw a choice: few as buttons, many as a list; entries of a catalog show their titles."""
     catalog, options = CATALOGS.get(setting.name, {}), list(setting.choices or ())
-    draw = partial(st.segmented_control, required=True) if len(options) <= 4 else st.selectbox
+    draw = partial(st.segmented_control, required=True) if len(options) <= 3 else st.selectbox
     return link.choose(
         draw,
         setting.title,

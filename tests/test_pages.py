@@ -31,7 +31,7 @@ from dlkit.runs import artifacts, service
 from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown
-from pages.parts import link, warmth
+from pages.parts import warmth
 from pages.parts.forms import RATES
 from tests.live_server import REPOSITORY
 from tests.test_words import NAMES
@@ -317,7 +317,7 @@ def test_data_set_with_a_link_to_a_split_that_is_not_there_shows_the_training_pi
     assert app.session_state["split"] == "train"
 
 
-def test_choice_survives_the_address_of_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice_survives_the_address_of_a_moment_ago() -> None:
     app = opened("train")
     sound(app.selectbox(key="optimizer").set_value("sgd").run())
     assert app.query_params["optimizer"] in ("sgd", ["sgd"])
@@ -325,9 +325,6 @@ def test_choice_survives_the_address_of_a_moment_ago(monkeypatch: pytest.MonkeyP
     sound(app.text_input(key="epochs").set_value("3").run())
     assert app.selectbox(key="optimizer").value == "sgd"
     assert app.query_params["optimizer"] in ("sgd", ["sgd"])
-    monkeypatch.setattr(link, "MOMENT", 0)
-    del app.query_params["optimizer"]  # the visitor steps back
-    assert sound(app.run()).selectbox(key="optimizer").value == "adamw"
 
 
 # The form

@@ -36,9 +36,12 @@ def show_photo() -> None:
             st.info("Drop a photo or choose a sample.")
             return
         if not warmth.is_warm():  # no warm-up: the visitor decides when PyTorch is loaded
-            st.image(picture.read(), width="stretch", alt="The chosen photo")
-            if not st.button("Classify it", type="primary", icon=":material/image_search:", key="classify"):
-                return
+            waiting = st.empty()
+            with waiting.container():
+                st.image(picture.read(), width="stretch", alt="The chosen photo")
+                if not st.button("Classify it", type="primary", icon=":material/image_search:", key="classify"):
+                    return
+            waiting.empty()
         classify.show_answer(picture, classify.classify(IMAGENET, picture, top_k=5))
 
 

@@ -56,5 +56,5 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, side: int = 96, g
 def data_uri(image: Image.Image) -> str:
     """Return the image as a JPEG that a page can hold without a file."""
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=84)
+    image.convert("RGB").save(buffer, "JPEG", quality=78)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

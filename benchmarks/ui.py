@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from benchmarks.machine import headline, print_table
 from benchmarks.samples import spread
@@ -59,9 +59,9 @@ def reruns(page: Page, home: Path) -> list[float]:
         return spent
 
 
-def press(page: Page, chip: object) -> None:
+def press(page: Page, chip: Locator) -> None:
     """Press a chip and wait for the rerun that it starts."""
-    chip.click()  # type: ignore[attr-defined]
+    chip.click()
     page.wait_for_timeout(100)
     page.wait_for_function(IDLE)
 

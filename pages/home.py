@@ -59,7 +59,7 @@ def show_training() -> None:
     """Offer a training that ends before anyone gets bored."""
     with st.container(border=True, height="stretch"):
         st.subheader("Train on pictures")
-        st.write("500 photographs of five flowers, a new last layer on a pretrained network: some ten seconds.")
+        st.write("500 photographs of five flowers, a new last layer on a pretrained network: less than half a minute.")
         if st.button("Train the flowers sample", type="primary", icon=":material/play_arrow:", key="train_sample"):
             with told():
                 run = service.submit({})

@@ -7,7 +7,10 @@
     ├── DatasetError            a data set that cannot be used
     ├── DownloadError           a file that could not be fetched whole
     │   └── OfflineError        there is no network, or the server does not answer
-    ├── DivergedError           a training whose loss is no longer a number
+    ├── DivergedError           a training whose loss or gradients are no longer numbers
+    ├── MemoryFullError         a training step that does not fit even with one picture at a time
+    ├── DiskFullError           no room for what must be written
+    ├── StoreError              a store that cannot be opened or written
     ├── DeviceError             a device that was asked for and is not there
     ├── RunError                a run that is not there, or cannot do what was asked
     └── BundleError             a saved model that is missing, damaged or not ours
@@ -67,10 +70,33 @@ class BundleError(DlkitError):
 
 
 class DivergedError(DlkitError):
-    """A loss that is no longer a number."""
+    """A loss, or gradients, that are no longer numbers; `learning_rate` is the one to try instead."""
 
-    def __init__(self, step: int, learning_rate: float) -> None:
+    def __init__(self, step: int, learning_rate: float, what: str = "the loss was not a finite number") -> None:
+        self.step, self.learning_rate = step, learning_rate / 10
         super().__init__(
-            f"Training diverged: the loss was not a finite number at step {step}. "
-            f"Try a learning rate of {learning_rate / 10:g}, or gradient clipping of 1."
+            f"Training diverged: {what} at step {step}. "
+            f"Try a learning rate of {self.learning_rate:g}, or gradient clipping of 1."
         )
+
+
+class MemoryFullError(DlkitError):
+    """A step that does not fit into the memory even with one picture at a time."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            f"The memory of the {device} is not enough for one picture at a time. "
+            "Choose a smaller image size or a smaller backbone, or end what else uses the memory."
+        )
+
+
+class DiskFullError(DlkitError):
+    """No room on the disk; `needed` and `free` in bytes."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        self.needed, self.free = needed, free
+        super().__init__(f"Disk full: {free / 1e6:,.0f} MB free, {-(-needed // 10**6):,} MB needed. Make room.")
+
+
+class StoreError(DlkitError):
+    """The store of runs cannot be opened, or cannot be written now."""

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model_weights
 
+from dlkit import files
 from dlkit.catalog.backbones import BACKBONES, BackboneEntry, PackagedFile
 from dlkit.catalog.remote import RemoteFile
 from dlkit.data import weights
@@ -316,14 +317,14 @@ def test_download_of_another_network_is_refused(home, state):
         pretrained(downloaded(state))
 
 
-@pytest.mark.parametrize("step", ["save_file", "_to_disk"])
-def test_conversion_that_fails_leaves_the_download_and_nothing_else(home, monkeypatch, step):
+@pytest.mark.parametrize(("module", "step"), [(model, "save"), (files.os, "fsync"), (files.os, "replace")])
+def test_conversion_that_fails_leaves_the_download_and_nothing_else(home, monkeypatch, module, step):
     def fail(*args):
         raise OSError("disk full")
 
     entry = downloaded(SMALL.build().state_dict())
     with monkeypatch.context() as patch:
-        patch.setattr(model, step, fail)
+        patch.setattr(module, step, fail)
         with pytest.raises(OSError, match="disk full"):
             pretrained(entry)
     assert names_in(home / "weights") == ["small-01234567.pth"]

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,7 @@ class DiskFullError(OSError):
 def test_save_that_fails_at_any_stage_leaves_the_old_model(folder, monkeypatch, stage):
     what, which = stage.split()
     ending = ".safetensors" if what == "weights" else DESCRIPTION
-    real_open, real_replace = Path.open, Path.replace
+    real_open, real_replace = Path.open, os.replace
 
     def open_until_full(path, *arguments, **options):
         file = real_open(path, *arguments, **options)
@@ -158,11 +159,11 @@ def test_save_that_fails_at_any_stage_leaves_the_old_model(folder, monkeypatch, 
     def replace_until_full(path, target):
         if target.name.endswith(ending) and which == "name":
             raise DiskFullError
-        return real_replace(path, target)
+        real_replace(path, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", open_until_full)
-        patch.setattr(Path, "replace", replace_until_full)
+        patch.setattr(os, "replace", replace_until_full)
         with pytest.raises(DiskFullError):
             save_bundle(make(1), folder)
     assert same_weights(load_bundle(folder).model, make().model)

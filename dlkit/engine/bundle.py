@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from dlkit import __version__
+from dlkit import __version__, files
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.engine.model import Classifier, build
 from dlkit.engine.preprocess import Preprocessing
@@ -52,8 +51,8 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
         "sha256": digest,
         "about": dict(bundle.about),
     }
-    _write(folder / weights, data)
-    _write(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
+    files.write_whole(folder / weights, data)
+    files.write_whole(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False).encode())
     for old in folder.glob("model-*.safetensors"):
         if old.name != weights:
             old.unlink(missing_ok=True)
@@ -94,15 +93,3 @@ def _fill(model: Classifier, state: Mapping[str, torch.Tensor]) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise BundleError(f"{name} has numbers that are not finite: this model cannot predict.")
     model.load_state_dict(dict(state))
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # of a write that failed: on a full disk it would keep it full

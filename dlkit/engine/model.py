@@ -6,17 +6,16 @@ data sets, training or checkpoints.
 
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
+from dlkit import files
 from dlkit.catalog.backbones import BackboneEntry, PackagedFile
 from dlkit.data.weights import download_path, has_weights, weights_path
 from dlkit.errors import BundleError, DownloadError
@@ -155,21 +154,7 @@ def _convert_download(network: nn.Module, entry: BackboneEntry) -> None:
 
 def _write(state: State, path: Path) -> None:
     """Write safetensors so that the file is either whole or not there."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".converting-") as folder:
-        whole = Path(folder) / path.name
-        save_file(state, whole)
-        _to_disk(whole)
-        os.replace(whole, path)
-    _to_disk(path.parent)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.write_whole(path, save(state))
 
 
 def _problem(state: State, expected: State) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkit import files
 from dlkit.errors import BundleError
 
 DESCRIPTION = "model.json"
@@ -66,9 +67,9 @@ class Validation:
 
     def save(self, path: Path) -> None:
         """Write both arrays so that the file is either whole or the one before."""
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, labels=self.labels, probabilities=self.probabilities)
-        temporary.replace(path)
+        buffer = io.BytesIO()
+        np.savez(buffer, labels=self.labels, probabilities=self.probabilities)
+        files.write_whole(path, buffer.getvalue())
 
 
 def read_validation(folder: Path) -> Validation | None:

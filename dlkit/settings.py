@@ -4,6 +4,7 @@ Below `app.py` and `__main__` this is the only module that reads the environment
 """
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +21,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DLKIT_", env_file=".env", extra="ignore", frozen=True)
 
     home: Path = Field(Path("~/.dlkit"), description="Folder of all state: store, data sets, runs, weights.")
+    database_url: str = Field("", description="postgresql://… of a PostgreSQL for the store; empty = a file in `home`.")
+    checkpoint_seconds: PositiveFloat = Field(60, description="Longest time between two checkpoints of a training run.")
+    warm_worker: bool = Field(False, description="Keep a process with torch loaded, so that runs start sooner.")
     worker_threads: int = Field(0, ge=0, description="CPU threads of a training worker; 0 = all cores but one.")
     cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
+    network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
     cache_mb: PositiveInt = Field(2048, description="Memory for decoded images of one run, in MB.")
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
@@ -52,8 +57,18 @@ class Settings(BaseSettings):
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """Return the environment for a process that this one starts: the same data folder wherever it is started."""
-    return {**os.environ, "DLKIT_HOME": str(settings().data_folder), **changes}
+    """Return the environment for a process that this one starts: the same settings, from wherever they were read."""
+    own = {f"DLKIT_{name.upper()}": _text(getattr(settings(), name)) for name in settings().model_fields_set}
+    return {**os.environ, **own, "DLKIT_HOME": str(settings().data_folder), **changes}
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def adopt_environment(variables: Mapping[str, str]) -> None:
+    """Take over the variables of a request, in a process that was forked for it."""
+    os.environ.update(variables)
 
 
 @lru_cache(maxsize=1)

@@ -39,3 +39,14 @@ def test_home_folder_may_begin_with_a_tilde(home, monkeypatch):
     monkeypatch.setenv("DLKIT_HOME", "~/pictures")
     settings.cache_clear()
     assert settings().data_folder == Path.home() / "pictures"
+
+
+def test_child_process_gets_what_stands_in_the_servers_env_file(home, monkeypatch, tmp_path):
+    """The child is started in another folder, where that file is not found."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DLKIT_DATABASE_URL=postgresql://db/x\nDLKIT_CPU_SLOTS=3\nDLKIT_ALLOWED_HOSTS=a,b\n")
+    settings.cache_clear()
+    found = child_environment()
+    expected = {"DLKIT_DATABASE_URL": "postgresql://db/x", "DLKIT_CPU_SLOTS": "3", "DLKIT_ALLOWED_HOSTS": "a,b"}
+    assert expected.items() <= found.items()
+    settings.cache_clear()

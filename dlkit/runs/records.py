@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 
 class State(StrEnum):
-    """Where a run stands: queued -> running -> one of the ends; interrupted -> running is the same run again."""
+    """Where a run stands: queued -> running -> one of the ends; interrupted and paused -> running is the same run."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"  # by the user, or for lack of room; goes on when it is resumed
     SUCCEEDED = "succeeded"
     STOPPED = "stopped"  # by the user; the model so far is kept
     CANCELLED = "cancelled"  # by the user; nothing is kept
@@ -19,7 +20,21 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"  # the worker died; it is taken up again
 
 
+WAITING = (State.QUEUED, State.INTERRUPTED)
 ACTIVE = (State.QUEUED, State.RUNNING, State.INTERRUPTED)
+ENDED = (State.SUCCEEDED, State.STOPPED, State.CANCELLED, State.FAILED)
+
+
+class Wish(StrEnum):
+    """What the user asked of a running run, the stronger after the weaker: only a stronger one replaces it."""
+
+    PAUSE = "pause"
+    STOP = "stop"
+    CANCEL = "cancel"
+
+
+#: the state in which a run ends that is wished so
+WISHED = {Wish.PAUSE: State.PAUSED, Wish.STOP: State.STOPPED, Wish.CANCEL: State.CANCELLED}
 
 
 class Kind(StrEnum):
@@ -35,6 +50,27 @@ class Slot(StrEnum):
     GPU = "gpu"
     CPU = "cpu"
     NETWORK = "network"
+
+
+class Priority(IntEnum):
+    """Which run goes first when a slot is free; of equals the one that waits longest."""
+
+    LOW = -1
+    NORMAL = 0
+    HIGH = 1
+
+
+class Failure(StrEnum):
+    """The name of what went wrong; it decides what the page advises."""
+
+    MEMORY = "out of memory"
+    DIVERGED = "diverged"
+    DATA = "data error"
+    DISK = "disk full"
+    NETWORK = "download failed"
+    SETTINGS = "settings"
+    CRASHES = "crash loop"
+    BUG = "our mistake"
 
 
 @dataclass(frozen=True)
@@ -58,11 +94,18 @@ class Run:
     config: Mapping[str, Any]
     needs: Slot
     slot: str | None
-    sequence: int
+    sequence: int  # in the order of submission
+    priority: Priority
+    place: int  # in the queue, among runs of the same priority
     attempt: int
-    wish: str | None  # what the user asked of a running run: stop or cancel
+    version: int  # grows with each change of state or wish: what a page compares before it acts
+    wish: Wish | None
     pid: int | None
     process: str | None
+    step: int  # the furthest that any attempt has come to
+    mark: int  # what `step` was when this attempt began
+    fruitless: int  # attempts in a row that came to no new step
+    worked: float | None  # seconds at work, over all attempts, by a clock that nobody sets
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -70,6 +113,8 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     summary: Mapping[str, Any] = field(default_factory=dict)
     failure: str | None = None
+    failure_kind: Failure | None = None
+    awaits_bytes: int | None = None  # of a run that was paused for lack of room: what it needs to go on
 
     @property
     def is_active(self) -> bool:
@@ -77,11 +122,16 @@ class Run:
         return self.state in ACTIVE
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it goes on only if somebody asks for more."""
+        return self.state in ENDED
+
+    @property
     def seconds(self) -> float | None:
-        """How long it has been at work, or was."""
-        if self.started_at is None:
-            return None
-        return max(0.0, ((self.finished_at or now()) - self.started_at).total_seconds())
+        """How long it has been at work."""
+        if self.worked is not None or self.started_at is None:
+            return self.worked
+        return max(0.0, ((self.finished_at or now()) - self.started_at).total_seconds())  # of an older version
 
 
 @dataclass(frozen=True)
@@ -94,6 +144,37 @@ class Point:
     value: float
 
 
+#: all that is measured; the first ones at every step, the others at an epoch's end
+STEP_KEYS = ("step/loss", "step/gradient_norm", "learning_rate")
+EPOCH_KEYS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was changed while the run went on: from the step after `step` on; None while it is still to come.
+
+    `what` is a field of the config, "frozen" (the backbone learns no more) or "micro_batch" (pictures at a time).
+    """
+
+    number: int
+    what: str
+    value: Any
+    step: int | None
+    actor: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file in the run's folder from which training goes on after `step` as if it had never ended."""
+
+    number: int
+    attempt: int
+    step: int
+    file: str
+    size: int  # bytes
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Happening:
     """One line of a run's history."""
@@ -101,6 +182,15 @@ class Happening:
     at: datetime
     actor: str
     text: str
+
+
+def in_words(what: str, value: Any) -> str:
+    """Return a change as the history says it."""
+    if what == "frozen":
+        return "a frozen backbone" if value else "a backbone that learns"
+    if what == "micro_batch":
+        return f"at most {value} pictures at a time"
+    return f"{what.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{what.replace('_', ' ')} {value}"
 
 
 def now() -> datetime:

@@ -1,48 +1,84 @@
-"""What a page or a command may do with runs: submit, look, stop, cancel, delete.
+"""What a page or a command may do with runs: submit, look, pause, stop, cancel, continue, change, delete.
 
-Validates, writes one row, and makes sure that a supervisor is there to take it. Knows no torch and trains nothing.
+Validates, writes one row, and makes sure that a supervisor is there to take it. Knows no torch and trains nothing. A
+verb touches only the run it names. `seen` is the version of the run that the asker has looked at: where the run has
+changed since, the verb is refused with a sentence. Without it the verb holds for the run as it is.
 """
 
+import contextlib
 import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from dlkit import locks, machine
+from dlkit import files, locks, machine
 from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.config import FinetuneConfig, parse
 from dlkit.errors import ConfigError, DeviceError, RunError
-from dlkit.runs.records import Kind, Run, Slot, State
+from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
 from dlkit.settings import child_environment, settings
 
 LOCAL_USER = "you"
 LOG_TAIL_BYTES = 64 * 1024
+CHANGEABLE = ("learning_rate", "augmentation", "epochs", "frozen")
+#: what is looked at to tell how long a run will take
+REMEMBERED_RUNS = 200
 
 
 def store() -> Store:
     """Return the store of this machine's data folder."""
-    return open_store(settings().data_folder)
+    return open_store(settings().data_folder, settings().database_url)
 
 
-def submit(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_USER) -> Run:
-    """Queue a fine-tuning run; ConfigError or DeviceError where it cannot be."""
+def submit(
+    values: Mapping[str, Any] | FinetuneConfig,
+    actor: str = LOCAL_USER,
+    priority: Priority = Priority.NORMAL,
+    token: str | None = None,
+) -> Run:
+    """Queue a fine-tuning run; ConfigError, DeviceError or DiskFullError where it cannot be.
+
+    A second submission with the same `token` (at most 64 characters) returns the run of the first.
+    """
+    known = store().run_of_token(token)
+    if known is not None:
+        return known
     config = (values if isinstance(values, FinetuneConfig) else parse(values)).resolved()
     needs = _slot_for(config.device)
-    return _queue(Kind.FINETUNE, config.name, config.model_dump(mode="json"), needs, actor)
+    check_room(config)
+    return _queue(Kind.FINETUNE, config.name, config.model_dump(mode="json"), needs, actor, priority, token)
+
+
+def check_room(config: FinetuneConfig) -> None:
+    """Raise DiskFullError where three checkpoints and the model, old and new, do not fit on the disk."""
+    needed = room_needed(config)
+    if files.free_bytes(settings().data_folder) < needed:
+        raise files.disk_full(settings().data_folder, needed)
+
+
+def room_needed(config: FinetuneConfig) -> int:
+    """Return how many bytes a run writes at most at a time: three checkpoints, and the model, old and new."""
+    head = 2048 * DATASETS[config.dataset].classes
+    whole = BACKBONES[config.backbone].parameters + head
+    learnt = whole if config.strategy == "full" else head
+    numbers = 3 + bool(config.ema_decay)  # a weight, what Adam keeps of it, and its average
+    return 4 * (3 * numbers * learnt + 2 * whole)
 
 
 def submit_fetch(what: str, name: str, actor: str = LOCAL_USER) -> Run:
     """Queue the download of a data set or of a backbone's weights; `what` is "dataset" or "backbone"."""
     entry = choose(DATASETS, name, "data set") if what == "dataset" else choose(BACKBONES, name, "backbone")
     for run in store().list_runs(Kind.FETCH):
-        if run.is_active and run.config == {"what": what, "name": name}:
-            return run
+        if not run.has_ended and run.config == {"what": what, "name": name}:
+            return resume(run.id, actor) if run.state == State.PAUSED else run
     return _queue(Kind.FETCH, f"Fetch {entry.title}", {"what": what, "name": name}, Slot.NETWORK, actor)
 
 
@@ -70,28 +106,178 @@ def find(text: str) -> Run:
     return found[0]
 
 
-def stop(run_id: str, actor: str = LOCAL_USER) -> Run:
+def current_config(run: Run) -> FinetuneConfig | None:
+    """Return the settings of a fine-tuning run with all that was changed since; None where they are not read here."""
+    config, fields = config_of(run), FinetuneConfig.model_fields
+    changed = {change.what: change.value for change in store().changes(run.id) if change.what in fields}
+    return config.model_copy(update=changed) if config else None
+
+
+def pause(run_id: str, actor: str = LOCAL_USER, seen: int | None = None) -> Run:
+    """Ask a run to give its slot back; `resume` lets it go on as if nothing had been."""
+    return _wish(run_id, Wish.PAUSE, actor, seen)
+
+
+def stop(run_id: str, actor: str = LOCAL_USER, seen: int | None = None) -> Run:
     """Ask a run to end and to keep the model so far."""
-    return _wish(run_id, "stop", actor)
+    return _wish(run_id, Wish.STOP, actor, seen)
 
 
-def cancel(run_id: str, actor: str = LOCAL_USER) -> Run:
+def cancel(run_id: str, actor: str = LOCAL_USER, seen: int | None = None) -> Run:
     """Ask a run to end and to keep nothing."""
-    cancelled = _wish(run_id, "cancel", actor)
+    cancelled = _wish(run_id, Wish.CANCEL, actor, seen)
     if cancelled.state == State.CANCELLED:  # it was waiting, perhaps with the model of a worker that died
         discard(run_id)
     return cancelled
 
 
+def resume(run_id: str, actor: str = LOCAL_USER, seen: int | None = None) -> Run:
+    """Queue a paused run again; it goes on where it was."""
+    return _started(store().requeue(run(run_id).id, "resume", (State.PAUSED,), actor, seen))
+
+
+def retry(
+    run_id: str, actor: str = LOCAL_USER, seen: int | None = None, learning_rate: float | str | None = None
+) -> Run:
+    """Queue a failed or cancelled run again, from its last checkpoint where it has one.
+
+    With `learning_rate` it goes on at that rate, which is what helps after a divergence: then from the last checkpoint
+    before the step that went wrong, as the weights at that step give the same loss again at whatever rate.
+    """
+    if learning_rate is not None:
+        found = run(run_id)
+        if found.state != State.FAILED:
+            raise RunError(f"This run cannot be tried again at another learning rate: it is {found.state}.")
+        version = found.version if seen is None else seen
+        config = current_config(found)
+        if config is not None:
+            parse({**config.model_dump(mode="json"), "learning_rate": learning_rate})
+        good = last_good_checkpoint(found)
+        known = [checkpoint.number for checkpoint in store().checkpoints(run_id)]
+        if version == found.version:
+            store().forget_checkpoints(run_id, [number for number in known if good is None or number > good.number])
+        change(run_id, "learning_rate", learning_rate, actor, requeue=(State.FAILED,), seen=version)
+    else:
+        store().requeue(run(run_id).id, "retry", (State.FAILED, State.CANCELLED), actor, seen)
+    return _started(run(run_id))
+
+
+def last_good_checkpoint(run: Run) -> Checkpoint | None:
+    """Return the checkpoint from which a run goes on at another learning rate; None where it begins anew."""
+    has_diverged = run.failure_kind == Failure.DIVERGED
+    known = store().checkpoints(run.id)
+    return next((checkpoint for checkpoint in known if not has_diverged or checkpoint.step < run.step), None)
+
+
+def go_on(run_id: str, epochs: int | str, actor: str = LOCAL_USER, seen: int | None = None) -> Run:
+    """Let a run learn for more epochs than were planned: a stopped or succeeded one is queued again for it."""
+    found = run(run_id)
+    if seen is not None and found.version != seen:
+        raise RunError(f"This run has changed meanwhile: it is {found.state}. Look again, then decide.")
+    config = current_config(found)
+    if config is None or (found.has_ended and not store().checkpoints(run_id)):
+        raise RunError("This run has kept nothing to continue from. Launch it again with more epochs.")
+    more = _whole(epochs, "Epochs to continue for")
+    if more == 0 and found.state == State.STOPPED:
+        return _started(store().requeue(run_id, "continue", (State.STOPPED,), actor, seen))
+    return change(run_id, "epochs", config.epochs + more, actor, (State.STOPPED, State.SUCCEEDED), seen)
+
+
+def change(
+    run_id: str,
+    what: str,
+    value: Any,
+    actor: str = LOCAL_USER,
+    requeue: tuple[State, ...] = (),
+    seen: int | None = None,
+) -> Run:
+    """Change a run while it goes on: its learning rate, augmentation, number of epochs, or whether the backbone learns.
+
+    The rate and the augmentation hold from the next step on, the rest from the next epoch on. ConfigError where the
+    value does not hold, RunError where the run has ended and its state is not one of `requeue`.
+    """
+    found = run(run_id)
+    config = current_config(found)
+    if config is None or what not in CHANGEABLE:
+        raise RunError(f"Of a run that goes on {', '.join(CHANGEABLE)} can be changed; {what[:40]!r} cannot.")
+    if what == "frozen":
+        value = _is_true(value)
+        frozen = [change.value for change in store().changes(run_id) if change.what == "frozen"]
+        if value == (frozen[-1] if frozen else config.strategy == "head"):
+            raise RunError(f"The backbone {'is frozen' if value else 'learns'} already.")
+    else:
+        changed = parse({**config.model_dump(mode="json"), what: value})
+        value = getattr(changed, what)
+        if value is None or (what == "epochs" and value <= config.epochs):
+            raise ConfigError([f"{what} must be a new value, of epochs a higher one; it is {getattr(config, what)}."])
+    return _started(store().add_change(run_id, what, value, actor, requeue, seen))
+
+
+def prioritise(run_id: str, priority: Priority, actor: str = LOCAL_USER) -> Run:
+    """Let a run go before or after the others that wait."""
+    return store().set_priority(run(run_id).id, priority, actor)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that waits: its place in the queue from 1, and in how many seconds it may start; None where unknown."""
+
+    run: Run
+    place: int
+    starts_in: float | None
+
+
+def queue() -> list[Waiting]:
+    """Return the runs that wait, in the order in which they go, with the start that earlier runs let one expect."""
+    active = store().active()
+    known = store().list_runs(Kind.FINETUNE, REMEMBERED_RUNS)
+    sizes = {Slot.GPU: len(machine.gpus()), Slot.CPU: settings().cpu_slots, Slot.NETWORK: settings().network_slots}
+    free_in: dict[Slot, list[float | None]] = {}
+    for slot, size in sizes.items():
+        busy = [run.progress.seconds_left for run in active if run.state == State.RUNNING and run.needs == slot]
+        free_in[slot] = [*busy, *[0.0] * max(0, size - len(busy))]
+    waiting = []
+    for place, run in enumerate((run for run in active if run.state != State.RUNNING), start=1):
+        ends = free_in[run.needs]
+        soonest = min((end for end in ends if end is not None), default=None)
+        if None in ends and soonest != 0:  # an end that nobody knows may come before
+            soonest = None
+        waiting.append(Waiting(run, place, soonest))
+        seconds = _expected_seconds(run, known)
+        if ends:
+            ends.remove(soonest)
+            ends.append(None if soonest is None or seconds is None else soonest + seconds)
+    return waiting
+
+
+def _expected_seconds(run: Run, known: list[Run]) -> float | None:
+    """Return how long earlier runs like this one took, by the epoch."""
+    alike = ("dataset", "backbone", "strategy", "image_size")
+    rates = [
+        other.seconds / other.summary["epochs"]
+        for other in known
+        if other.state == State.SUCCEEDED
+        and other.seconds
+        and other.summary.get("epochs")
+        and all(other.config.get(name) == run.config.get(name) for name in alike)
+    ]
+    phases = ("head_epochs", "epochs") if run.config.get("strategy") == "full" else ("epochs",)
+    if not rates:
+        return None
+    return max(0.0, median(rates) * sum(run.config.get(name, 0) for name in phases) - (run.worked or 0.0))
+
+
 def discard(run_id: str) -> None:
     """Remove the results of a run; its log stays."""
     folder = run_folder(run_id)
-    shutil.rmtree(folder / "model", ignore_errors=True)
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "validation.npz").unlink(missing_ok=True)
+    store().forget_checkpoints(run_id, [checkpoint.number for checkpoint in store().checkpoints(run_id)])
 
 
 def delete(run_id: str) -> None:
-    """Forget an ended run and remove its folder."""
+    """Forget a run that has ended or is paused, and remove its folder."""
     store().delete_run(run(run_id).id)
     shutil.rmtree(run_folder(run_id), ignore_errors=True)
 
@@ -113,8 +299,16 @@ def log_tail(run_id: str, lines: int = 40) -> str:
         return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
 
+def keep_going() -> None:
+    """Make sure that what waits, runs, or was running when the machine went down has a supervisor."""
+    if store().has_work():
+        ensure_supervisor()
+
+
 def ensure_supervisor() -> None:
-    """Start the supervisor where none holds the lock; it outlives whoever started it."""
+    """Start the supervisor where none holds the lock and the folder can be written; it outlives whoever started it."""
+    if store().unwritable:
+        return
     folder = settings().folder()
     if locks.is_held(folder / "supervisor.lock"):
         return
@@ -130,14 +324,40 @@ def ensure_supervisor() -> None:
         )
 
 
-def _queue(kind: Kind, name: str, config: Mapping[str, Any], needs: Slot, actor: str) -> Run:
-    queued = store().add_run(secrets.token_hex(16), kind, name, config, needs, actor)
-    ensure_supervisor()
-    return queued
+def _queue(
+    kind: Kind,
+    name: str,
+    config: Mapping[str, Any],
+    needs: Slot,
+    actor: str,
+    priority: Priority = Priority.NORMAL,
+    token: str | None = None,
+) -> Run:
+    return _started(store().add_run(secrets.token_hex(16), kind, name, config, needs, actor, priority, token))
 
 
-def _wish(run_id: str, wish: str, actor: str) -> Run:
-    return store().wish(run(run_id).id, wish, actor)
+def _started(run: Run) -> Run:
+    """Return the run after making sure that somebody takes it."""
+    if run.is_active:
+        ensure_supervisor()
+    return run
+
+
+def _wish(run_id: str, wish: Wish, actor: str, seen: int | None) -> Run:
+    return store().wish(run(run_id).id, wish, actor, seen)
+
+
+def _whole(value: int | str, what: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 <= int(value) <= 1000:
+            return int(value)
+    raise ConfigError([f"{what} must be a whole number from 0 to 1000; got {str(value)[:40]}."])
+
+
+def _is_true(value: object) -> bool:
+    if str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    raise ConfigError([f"frozen must be true or false; got {str(value)[:40]}."])
 
 
 def _slot_for(device: str) -> Slot:

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,112 +16,52 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from dlkit.catalog.augmentations import MIXINGS
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.optimizers import OPTIMIZERS
-from dlkit.config import FinetuneConfig, learning_rates, parse
-from dlkit.data.dataset import Dataset, open_dataset
-from dlkit.data.split import FileSplit
+from dlkit.config import learning_rates, parse
+from dlkit.data.dataset import Dataset
 from dlkit.engine import finetuning, training
 from dlkit.engine.bundle import load_bundle
-from dlkit.engine.finetuning import finetune, make_learner
-from dlkit.engine.model import BATCHNORM_LAYERS, Classifier, pretrained
+from dlkit.engine.finetuning import Event, Uncontrolled, finetune, make_learner
+from dlkit.engine.model import BATCHNORM_LAYERS, pretrained
 from dlkit.engine.pixels import seeded, shuffled_batches
 from dlkit.engine.prediction import predict
 from dlkit.engine.training import Features, Learner, Report, scores_of, train
 from dlkit.errors import DivergedError
 from dlkit.runs.artifacts import read_validation
+from tests.small_learner import (
+    CPU,
+    UNEVEN,
+    config_of,
+    few_flowers,
+    first_batch,
+    one_thread,
+    same,
+    small_learner,
+    steps_of,
+    values_of,
+    weights_of,
+    wrong_answers,
+)
 
-CPU = torch.device("cpu")
 LITE0 = BACKBONES["efficientnet-lite0"]
-SIZE = 75  # an odd margin around the crop: 86 - 75
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    yield from one_thread()
 
 
 # What is trained
 
 
-def part_of(split: FileSplit, per_class: int) -> FileSplit:
-    chosen = np.concatenate([split.indices_of(label)[:per_class] for label in range(5)])
-    return FileSplit(split.labels[chosen], split.folder, tuple(split.names[index] for index in chosen))
-
-
 @pytest.fixture(scope="module")
 def flowers() -> Dataset:
-    """Twenty real photographs of five flowers to learn from, and ten to check."""
-    whole = open_dataset("flowers-mini")
-    return Dataset(whole.name, whole.classes, part_of(whole.train, 4), part_of(whole.val, 2), "a part of it")
-
-
-def config_of(**values: Any) -> FinetuneConfig:
-    return parse({"device": "cpu", "image_size": SIZE, "batch_size": 8, "epochs": 2, **values}).resolved()
-
-
-class Squares:
-    """Stands in for Pixels: images (N, 3, 8, 8) of noise around a mean that tells the class."""
-
-    def __init__(self, labels: list[int], seed: int, answers: list[int] | None = None) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.labels = torch.tensor(labels if answers is None else answers)
-        means = torch.randn(3, 3, 1, 1, generator=torch.Generator().manual_seed(99))
-        self.images = means[labels] + torch.randn(len(labels), 3, 8, 8, generator=generator)
-        self.asked: list[tuple[int | None, int]] = []
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, indices: np.ndarray, view: int | None, device: torch.device) -> torch.Tensor:
-        self.asked += [(view, int(index)) for index in indices]
-        return self.images[indices] + (0 if view is None else 0.01 * view)
-
-
-UNEVEN = [0] * 12 + [1] * 8 + [2] * 5
-
-
-def small_learner(validation: Squares | None = None, **values: Any) -> Learner:
-    """Return a learner of a network with 186 weights, BatchNorm among them."""
-    config = config_of(**values)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        model = Classifier(body, nn.Linear(6, 3), config.dropout)
-    return Learner(config, model, Squares(UNEVEN, 1), validation or Squares([0, 1, 2] * 5, 2), CPU)
-
-
-def wrong_answers() -> Squares:
-    """Validation pictures whose labels are wrong: the better the training, the higher their loss."""
-    return Squares([0, 1, 2] * 5, 2, answers=[1, 2, 0] * 5)
+    return few_flowers()
 
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report after each step, however quick it was."""
     monkeypatch.setattr(training, "REPORT_SECONDS", 0)
-
-
-def values_of(reports: list[Report], key: str) -> list[float]:
-    return [point.value for report in reports for point in report.points if point.key == key]
-
-
-def steps_of(reports: list[Report], key: str) -> list[int]:
-    return [point.step for report in reports for point in report.points if point.key == key]
-
-
-def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def first_batch(learner: Learner) -> np.ndarray:
-    config = learner.config
-    return shuffled_batches(len(learner.train), config.batch_size, config.seed, 0)[0]
 
 
 # Reports
@@ -139,6 +78,7 @@ def test_reports_tell_every_step_once_and_the_scores_before_and_after_each_epoch
     assert [epoch for report, epoch in seen if report.scores] == list(range(sum(epochs) + 1))
     assert next(report for report in reports if report.points).scores, "the first points are the untrained head's"
     assert steps_of(reports, "step/loss") == steps_of(reports, "learning_rate") == steps
+    assert steps_of(reports, "step/gradient_norm") == steps
     assert steps_of(reports, "val/loss") == steps_of(reports, "val/accuracy") == ends
     assert steps_of(reports, "train/loss") == steps_of(reports, "train/accuracy") == ends[1:]
     assert all(point.epoch == pytest.approx(point.step / 3) for report in reports for point in report.points)
@@ -334,7 +274,7 @@ def test_gradient_clipping_bounds_the_norm_of_all_gradients_together(largest):
     model, batch = copy.deepcopy(learner.model).train(), first_batch(learner)
     bn_evaluates(model)
     before = [parameter.clone() for parameter in learner.model.parameters()]
-    list(train(learner))
+    reports = list(train(learner))
     functional.cross_entropy(model(learner.train.batch(batch, 0, CPU)), learner.train.labels[batch]).backward()
     norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
     moved = math.sqrt(
@@ -344,6 +284,7 @@ def test_gradient_clipping_bounds_the_norm_of_all_gradients_together(largest):
         )
     )
     assert norm > 0.01
+    assert values_of(reports, "step/gradient_norm") == [pytest.approx(norm, rel=1e-5)], "the norm before it is clipped"
     assert moved == pytest.approx(min(norm, largest) if largest else norm, rel=1e-4)
 
 
@@ -459,7 +400,10 @@ def test_too_high_a_rate_ends_with_the_step_and_advice(strategy):
     learner = small_learner(strategy=strategy, **values, **({"head_epochs": 0} if strategy == "full" else {}))
     text = str(diverging(learner))
     assert "Try a learning rate of 1, or gradient clipping of 1." in text
-    assert 3 < int(text.partition("at step ")[2].partition(".")[0]) <= learner.step < 60
+    named = int(text.partition("at step ")[2].partition(".")[0])
+    assert named == (learner.step if "the validation loss" in text else learner.step + 1)
+    assert 3 < learner.step < 60
+    assert learner.is_finite(), "the weights are those from before the step"
 
 
 def test_step_that_is_named_is_the_first_whose_loss_is_not_a_number():
@@ -467,6 +411,7 @@ def test_step_that_is_named_is_the_first_whose_loss_is_not_a_number():
     fourth = shuffled_batches(25, 5, 0, 0)[3]
     learner.train.images[fourth[0], 0, 0, 0] = math.nan
     assert "at step 4." in str(diverging(learner))
+    assert learner.step == 3
 
 
 def test_weights_that_are_not_numbers_end_it_before_the_first_step():
@@ -481,7 +426,7 @@ def test_last_step_that_blows_up_the_weights_ends_in_an_error_and_not_in_a_model
     learner = small_learner(epochs=1, batch_size=32, optimizer="sgd", learning_rate=10, schedule="constant")
     learner.train.images *= 1e15
     learner.validation.images *= 1e25
-    assert "at step 1." in str(diverging(learner))
+    assert "the validation loss was not a finite number at step 1." in str(diverging(learner))
 
 
 # A whole run
@@ -517,18 +462,31 @@ def test_best_epoch_is_kept_and_predicts_what_was_validated(flowers, tmp_path, v
         )
 
 
+class Stop(Uncontrolled):
+    """Wishes for an end from a certain event on."""
+
+    def __init__(self, after: int) -> None:
+        self.events: list[Event] = []
+        self._after = after
+
+    @property
+    def wish(self) -> str:
+        return "stop" if len(self.events) > self._after else ""
+
+
 @pytest.mark.usefixtures("short", "home")
 def test_wish_to_stop_keeps_the_model_so_far(tmp_path):
-    events: list[Any] = []
-    for event in finetune(config_of(epochs=500), tmp_path, lambda: "stop" if len(events) > 4 else ""):
-        events.append(event)
-    assert 0 < events[-1].summary["epochs"] < 500
-    assert load_bundle(tmp_path / "model").about["epoch"] == events[-1].summary["best_epoch"]
+    control = Stop(4)
+    for event in finetune(config_of(epochs=500), tmp_path, control):
+        control.events.append(event)
+    assert 0 < event.summary["epochs"] < 500
+    assert load_bundle(tmp_path / "model").about["epoch"] == event.summary["best_epoch"]
+    assert event.checkpoint.step == event.summary["steps"]
 
 
 @pytest.mark.usefixtures("short", "home")
 def test_wish_to_stop_before_the_first_epoch_still_keeps_a_model(tmp_path):
-    events = list(finetune(config_of(), tmp_path, lambda: "stop"))
+    events = list(finetune(config_of(), tmp_path, Stop(-1)))
     assert events[-1].summary["best_epoch"] == 0
     assert events[-1].summary["val_accuracy"] is None
     assert load_bundle(tmp_path / "model").classes

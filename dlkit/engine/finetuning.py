@@ -1,13 +1,14 @@
 """One fine-tuning run from its config to a saved model: opens the data, builds the model, trains, keeps the best.
 
-Writes into the run's folder and nowhere else; knows no store and no process.
+Writes into the run's folder and nowhere else; knows no store and no process. Every now and then it writes a checkpoint
+and says so; given its state it goes on from there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,13 +18,30 @@ from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset, Split, open_dataset
 from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
+from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
 from dlkit.engine.model import parameter_count, pretrained
 from dlkit.engine.pixels import Augment, Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
-from dlkit.engine.training import Learner, Scores, train
-from dlkit.runs.artifacts import Validation
+from dlkit.engine.training import Learner, Scores, Steering, Unsteered, train
+from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
+from dlkit.runs.artifacts import Validation, read_description
 from dlkit.runs.records import Point, Progress
 from dlkit.settings import settings
+
+
+class Control(Steering, Protocol):
+    """How a run is told from outside what to do next."""
+
+    @property
+    def wish(self) -> str:
+        """What is wished of the run: to stop, to pause, to leave (the process must end), or nothing."""
+        ...
+
+
+class Uncontrolled(Unsteered):
+    """Control of a run that nobody meddles with."""
+
+    wish = ""
 
 
 @dataclass(frozen=True)
@@ -32,43 +50,96 @@ class Event:
 
     progress: Progress
     points: tuple[Point, ...] = ()
+    step: int = 0
+    checkpoint: Saved | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Best:
-    """The best epoch so far: highest validation accuracy, and of equals the lowest loss."""
+    """The best epoch so far: highest validation accuracy, and of equals the lowest loss; none before the first."""
 
-    epoch: int = -1
-    scores: Scores | None = None
+    epoch: int = 0
+    accuracy: float | None = None
+    loss: float | None = None
 
     def is_beaten_by(self, scores: Scores) -> bool:
         """Tell whether these scores are better."""
-        if self.scores is None:
+        if self.accuracy is None or self.loss is None:
             return True
-        return (scores.accuracy, -scores.loss) > (self.scores.accuracy, -self.scores.loss)
+        return (scores.accuracy, -scores.loss) > (self.accuracy, -self.loss)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Best":
+        """Return what an earlier attempt has kept in a run's folder."""
+        try:
+            about = read_description(folder / "model")["about"]
+            return cls(about["epoch"], about["val_accuracy"], about["val_loss"])
+        except (BundleError, KeyError):
+            return cls()
 
 
-def finetune(config: FinetuneConfig, folder: Path, wish: Callable[[], str] = lambda: "") -> Iterator[Event]:
-    """Train and keep the best epoch's model in `folder/model`; `wish()` == "stop" ends it with the model so far."""
+def finetune(
+    config: FinetuneConfig,
+    folder: Path,
+    control: Control | None = None,
+    state: Mapping[str, Any] | None = None,
+    attempt: int = 1,
+    seconds_before: float = 0.0,
+) -> Iterator[Event]:
+    """Train and keep the best epoch's model in `folder/model`; the last event has the summary.
+
+    A wish of `control` ends it at the next step: with the model so far, and with a checkpoint. With `state`, that of a
+    checkpoint, it goes on from there, as attempt number `attempt` of a run that took `seconds_before` until now. Raises
+    what `train` raises, after a checkpoint of the weights before the step that went wrong; DiskFullError where neither
+    model nor checkpoint can be written.
+    """
     started = perf_counter()
     yield Event(Progress("opening the pictures"))
-    config, dataset = config.resolved(), open_dataset(config.dataset)
+    config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
     learner = make_learner(config, dataset)
-    yield Event(Progress("looking at the first pictures"))
-    best = Best()
-    for report in train(learner):
-        if report.scores is not None and learner.epoch > 0 and best.is_beaten_by(report.scores):
-            best = Best(learner.epoch, report.scores)
-            _keep(learner, dataset, best, folder)
-        yield Event(report.progress, report.points)
-        if wish() == "stop":
-            break
-    if best.scores is None:
+    learner.steering = control
+    if state is not None:
+        learner.restore(state)
+    yield Event(Progress("looking at the first pictures"), step=learner.step)
+    best, cadence = Best.of(folder) if state else Best(), Cadence(settings().checkpoint_seconds)
+    try:
+        for report in train(learner):
+            if report.scores is not None and learner.epoch > 0 and best.is_beaten_by(report.scores):
+                best = Best(learner.epoch, report.scores.accuracy, report.scores.loss)
+                _keep(learner, dataset, best, folder, report.scores)
+            is_end = bool(control.wish)
+            saved = _save(learner, folder, attempt, cadence) if cadence.is_due and not is_end else None
+            yield Event(report.progress, report.points, learner.step, saved)
+            if is_end:
+                break
+    except DiskFullError:
+        raise
+    except DlkitError as error:
+        blew_up = isinstance(error, DivergedError) and error.step == learner.step  # in the step that is taken already
+        has_come_further = learner.step > (state["position"]["step"] if state else 0)
+        if has_come_further and not blew_up and learner.is_finite():  # else the one before would be pruned for nothing
+            yield Event(
+                Progress(f"keeping the weights from before step {learner.step + 1}"),
+                step=learner.step,
+                checkpoint=_save(learner, folder, attempt, cadence),
+            )
+            if best.accuracy is None and isinstance(error, DivergedError):
+                _keep(learner, dataset, Best(learner.epoch), folder)
+        raise
+    if best.accuracy is None:
         best = Best(learner.epoch)
         _keep(learner, dataset, best, folder)
-    summary = _summary(learner, best, perf_counter() - started)
-    yield Event(Progress("done", 1.0, 0.0, summary["images_per_second"]), summary=summary)
+    saved = _save(learner, folder, attempt, cadence)
+    summary = _summary(learner, best, seconds_before + perf_counter() - started)
+    yield Event(Progress("done", 1.0, 0.0, summary["images_per_second"]), (), learner.step, saved, summary)
+
+
+def _save(learner: Learner, folder: Path, attempt: int, cadence: Cadence) -> Saved:
+    started = perf_counter()
+    saved = save_checkpoint(learner.state(), folder, attempt)
+    cadence.saved(perf_counter() - started)
+    return saved
 
 
 def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
@@ -89,30 +160,30 @@ def _pixels(config: FinetuneConfig, split: Split, preprocessing: Preprocessing, 
     return Pixels(split, preprocessing, augment, config.seed, settings().cache_mb / 2, threads)
 
 
-def _keep(learner: Learner, dataset: Dataset, best: Best, folder: Path) -> None:
+def _keep(learner: Learner, dataset: Dataset, best: Best, folder: Path, scores: Scores | None = None) -> None:
     """Save the model as it would be kept now, with what it says of the validation pictures."""
     config = learner.config
-    scores = best.scores
     about = {
         "name": config.name,
         "epoch": best.epoch,
-        "val_accuracy": None if scores is None else scores.accuracy,
-        "val_loss": None if scores is None else scores.loss,
+        "val_accuracy": best.accuracy,
+        "val_loss": best.loss,
         "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "config": config.model_dump(mode="json"),
     }
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     bundle = Bundle(learner.model_to_keep(), config.backbone, dataset.classes, preprocessing, about)
-    save_bundle(bundle, folder / "model")
-    if scores is not None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if scores is not None:  # first, as the model is what a later attempt goes by: it then repeats both or none
         Validation(learner.validation.labels.numpy(), scores.probabilities).save(folder / "validation.npz")
+    save_bundle(bundle, folder / "model")
 
 
 def _summary(learner: Learner, best: Best, seconds: float) -> dict[str, Any]:
     """Return what stands at the head of a run's results."""
     return {
-        "val_accuracy": None if best.scores is None else best.scores.accuracy,
-        "val_loss": None if best.scores is None else best.scores.loss,
+        "val_accuracy": best.accuracy,
+        "val_loss": best.loss,
         "best_epoch": best.epoch,
         "epochs": learner.epoch,
         "steps": learner.step,

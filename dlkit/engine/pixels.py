@@ -14,6 +14,7 @@ import torch
 from dlkit.config import steps_per_epoch
 from dlkit.data.dataset import Split
 from dlkit.engine.preprocess import Preprocessing
+from dlkit.errors import DatasetError, DlkitError
 
 #: a transform of one uint8 image (3, R, R) -> (3, S, S)
 Augment = Callable[[torch.Tensor], torch.Tensor]
@@ -48,6 +49,11 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def use(self, build: Callable[[int], Augment]) -> None:
+        """Augment by another transform from now on; `build(size)` makes it."""
+        assert self._augment is not None, "these pictures are never augmented"
+        self._augment = build(self._preprocessing.size)
+
     def batch(self, indices: np.ndarray, view: int | None, device: torch.device) -> torch.Tensor:
         """Return normalised images (B, 3, S, S) float32: of an augmented view, or with None the plain centre crop."""
         squares = torch.from_numpy(self._squares(indices)).permute(0, 3, 1, 2)
@@ -71,7 +77,13 @@ class Pixels:
         return self._kept[indices]
 
     def _decode(self, index: int) -> np.ndarray:
-        return self._whole.square(self._split.read(int(index)))
+        try:
+            return self._whole.square(self._split.read(int(index)))
+        except (DlkitError, OSError) as error:
+            raise DatasetError(
+                f"The picture {self._split.name(int(index))} must be readable: {error} "
+                "Mend or remove it, then retry the run."
+            ) from error
 
     def _augmented(self, image: torch.Tensor, view: int, index: int) -> torch.Tensor:
         assert self._augment is not None

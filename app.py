@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from threading import Thread
 
 import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.runtime import get_instance
 
+from dlkit.errors import StoreError
 from dlkit.guard import Guard
 from dlkit.settings import settings
 from pages.parts import warmth
@@ -43,7 +44,8 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     from dlkit.runs import service
     from pages.parts import classify, frame  # noqa: F401
 
-    service.store()
+    with suppress(StoreError):  # the pages say it
+        service.keep_going()
     warmth.settle()
     if settings().warm_up:
         warmth.warming.set()

@@ -60,7 +60,7 @@ def supervisor_of(folder: Path) -> psutil.Process:
 
 def end_processes(folder: Path) -> None:
     """Kill the supervisors first, as they would start new workers."""
-    for module in ("dlkit.jobs.supervisor", "dlkit.jobs.worker"):
+    for module in ("dlkit.jobs.supervisor", "dlkit.jobs.warm", "dlkit.jobs.worker"):
         while alive := processes(folder, module):
             for process in alive:
                 with suppress(psutil.NoSuchProcess):

@@ -4,11 +4,14 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
+import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,18 +22,34 @@ import pynvml
 import pytest
 from PIL import Image
 
-from dlkit import locks, machine
+from benchmarks.faults import left_by, temporary_files
+from dlkit import files, locks, machine
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.remote import RemoteFile
 from dlkit.data.dataset import is_here
 from dlkit.data.weights import download_path
-from dlkit.errors import ConfigError, DeviceError, DlkitError, RunError, UnknownChoice
+from dlkit.errors import (
+    BundleError,
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    DiskFullError,
+    DivergedError,
+    DlkitError,
+    ImageError,
+    MemoryFullError,
+    OfflineError,
+    RunError,
+    StoreError,
+    UnknownChoice,
+)
 from dlkit.jobs import supervisor, worker
-from dlkit.runs import service
+from dlkit.runs import service, tables
 from dlkit.runs.artifacts import has_bundle, read_validation
-from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
+from dlkit.runs.records import Change, Checkpoint, Failure, Kind, Point, Progress, Run, Slot, State, Wish, in_words
+from dlkit.runs.store import Beat
 from dlkit.settings import settings
 from tests.file_server import FileServer
 from tests.job_home import (
@@ -38,6 +57,7 @@ from tests.job_home import (
     NEVER,
     TINY,
     WAITING,
+    end_processes,
     job_home,
     processes,
     supervisor_of,
@@ -100,7 +120,7 @@ def claimed_by(process: subprocess.Popen[bytes], attempt: int = 1) -> Run:
     """Return a running run that this process has bound itself to."""
     run = claimed()
     for _ in range(attempt - 1):
-        service.store().lose(run, "gone", is_final=False)
+        service.store().lose(run, "gone", supervisor.ATTEMPTS)
         run = service.store().claim(CPU) or run
     assert service.store().bind(run.id, run.attempt, process.pid, machine.process_identity(process.pid) or "")
     return service.run(run.id)
@@ -205,7 +225,7 @@ def test_killed_worker_is_replaced_and_the_run_succeeds(jobs):
     assert (ended.state, ended.attempt, ended.failure) == (State.SUCCEEDED, 2, None)
     assert texts(run)[1:] == [
         "started on cpu0, attempt 1",
-        "interrupted: its worker process ended without a word (attempt 1 of 3)",
+        "interrupted: its worker process ended without a word (attempt 1 of 3 without a new step)",
         "started on cpu0, attempt 2",
         "succeeded",
     ]
@@ -220,8 +240,505 @@ def test_run_whose_worker_dies_three_times_fails_with_the_reason(jobs):
         wait_for_worker(run, attempt).kill()
     ended = wait_for_end(run)
     assert (ended.state, ended.attempt, ended.slot) == (State.FAILED, 3, None)
-    assert ended.failure == "its worker process ended without a word (attempt 3 of 3)"
+    assert ended.failure == "its worker process ended without a word (attempt 3 of 3 without a new step)"
     assert texts(run).count("started on cpu0, attempt 3") == 1
+
+
+# Runs that are interrupted, in every way, and go on
+
+#: a run that is long enough to be interrupted, with all that draws random numbers or remembers
+STEADY = {**TINY, "epochs": 1000, "batch_size": 24, "dropout": 0.3, "ema_decay": 0.95}
+OFTEN = {"DLKIT_CHECKPOINT_SECONDS": "0.3"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run leaves that was started cold and never interrupted."""
+    with job_home(tmp_path_factory.mktemp("uninterrupted"), DLKIT_CHECKPOINT_SECONDS="60"):
+        return left_by(wait_for_end(service.submit(STEADY)).id)
+
+
+def checkpoints_of(run: Run) -> list[Checkpoint]:
+    return service.store().checkpoints(run.id)
+
+
+def wait_for_checkpoint(run: Run, attempt: int) -> psutil.Process:
+    """Return the worker of this attempt once it has a checkpoint on record that is further than all before it."""
+    process = wait_for_worker(run, attempt)
+    mark = service.run(run.id).mark
+    wait_for(lambda: any(known.attempt == attempt and known.step > mark for known in checkpoints_of(run)))
+    return process
+
+
+def wait_for_state(run: Run, state: State) -> Run:
+    return wait_for(lambda: found if (found := service.run(run.id)).state == state else None)
+
+
+def warm_process(home: Path, run: Run) -> psutil.Process | None:
+    """Return the warm process; its children have the same command line."""
+    worker_pid = service.run(run.id).pid
+    return next((part for part in processes(home, "dlkit.jobs.warm") if part.pid != worker_pid), None)
+
+
+def end_all(home: Path) -> None:
+    """Kill what is there of a home with a warm process."""
+    end_processes(home)
+    for process in processes(home):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait_for(lambda: not processes(home))
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """What is seen of a run with warm workers that is interrupted in every way, one after the other."""
+    seen = SimpleNamespace()
+    with job_home(tmp_path_factory.mktemp("interrupted"), **OFTEN, DLKIT_WARM_WORKER="1") as home:
+        try:
+            run = service.submit(STEADY)
+            seen.workers = [wait_for_checkpoint(run, 1).cmdline()[2]]
+            service.pause(run.id)
+            seen.paused = wait_for_state(run, State.PAUSED)
+            other = service.submit(WAITING)
+            wait_for_worker(other)
+            seen.meanwhile = service.run(other.id).slot
+            service.cancel(other.id)
+            wait_for_end(other)
+            service.resume(run.id)
+
+            wait_for_checkpoint(run, 2)
+            service.pause(run.id)
+            wait_for_state(run, State.PAUSED)
+            end_all(home)
+            service.resume(run.id)
+
+            child = wait_for_checkpoint(run, 3)
+            seen.has_group = os.getpgid(child.pid) == child.pid
+            os.killpg(child.pid, signal.SIGKILL)
+
+            child = wait_for_checkpoint(run, 4)
+            child.send_signal(signal.SIGTERM)
+
+            child = wait_for_checkpoint(run, 5)
+            first, warm = supervisor_of(home), warm_process(home, run)
+            first.send_signal(signal.SIGTERM)
+            seen.supervisor_code = first.wait(10)
+            seen.warm_ended = wait_for(lambda: not warm.is_running(), 10)
+            beaten = service.run(run.id).beat_at
+            wait_for(lambda: service.run(run.id).beat_at > beaten)
+            seen.outlived_supervisor = child.is_running() and service.run(run.id).attempt == 5
+            service.ensure_supervisor()
+            child.kill()
+
+            child = wait_for_checkpoint(run, 6)
+            warm_process(home, run).kill()
+            number = service.store().checkpoints(run.id)[0].number
+            wait_for(lambda: service.store().checkpoints(run.id)[0].number > number)
+            seen.outlived_warm = child.is_running() and service.run(run.id).attempt == 6
+            service.pause(run.id)
+            wait_for_state(run, State.PAUSED)
+            newest = service.run_folder(run.id) / service.store().checkpoints(run.id)[0].file
+            content = bytearray(newest.read_bytes())
+            content[len(content) // 2] ^= 1
+            newest.write_bytes(content)
+            service.resume(run.id)
+
+            seen.workers.append(wait_for_worker(run, 7).cmdline()[2])
+            seen.ended = wait_for_end(run)
+            seen.history, seen.left, seen.log = texts(run), left_by(run.id), service.log_tail(run.id)
+            seen.leftovers, seen.newest = temporary_files(home), newest.name
+        finally:
+            end_all(home)
+    return seen
+
+
+def test_run_that_was_interrupted_in_every_way_equals_one_that_never_was(interrupted, uninterrupted):
+    assert (interrupted.ended.state, interrupted.ended.attempt) == (State.SUCCEEDED, 7)
+    assert interrupted.left["points"] == uninterrupted["points"]
+    assert interrupted.left == uninterrupted
+    assert interrupted.leftovers == []
+    assert "Traceback" not in interrupted.log
+
+
+def test_history_says_of_every_interruption_what_it_was(interrupted):
+    history, ends = interrupted.history, ("asked", "paused", "interrupted", "succeeded")
+    assert [text for text in history if text.startswith(ends)] == [
+        *("asked to pause", "paused", "asked to resume") * 2,
+        "interrupted: its worker process ended without a word",
+        "interrupted",
+        "interrupted: its worker process ended without a word",
+        *("asked to pause", "paused", "asked to resume"),
+        "succeeded",
+    ]
+    steps = [int(text.split()[-1]) for text in history if text.startswith("goes on after step")]
+    assert len(steps) == 6, "each attempt goes on from a checkpoint"
+    assert steps == sorted(steps)
+
+
+def test_paused_run_lets_another_have_its_slot(interrupted):
+    assert (interrupted.paused.slot, interrupted.paused.pid, interrupted.paused.finished_at) == (None, None, None)
+    assert interrupted.meanwhile == "cpu0"
+
+
+def test_damaged_checkpoint_is_told_and_the_one_before_it_used(interrupted):
+    said = [text for text in interrupted.history if "damaged" in text]
+    assert len(said) == 1
+    assert interrupted.newest in said[0]
+    assert interrupted.history[interrupted.history.index(said[0]) + 1].startswith("goes on after step ")
+
+
+def test_supervisor_that_is_told_to_end_leaves_the_workers_alone(interrupted):
+    assert interrupted.supervisor_code == 0
+    assert interrupted.outlived_supervisor
+
+
+def test_warm_process_may_end_at_any_time(interrupted):
+    assert interrupted.warm_ended, "it ends with its supervisor"
+    assert interrupted.outlived_warm, "a worker that it has forked goes on"
+    assert interrupted.workers == ["dlkit.jobs.warm", "dlkit.jobs.worker"], "without it, a worker is started cold"
+    assert interrupted.has_group
+
+
+def test_worker_that_is_told_to_end_leaves_a_checkpoint_and_0(quiet, monkeypatch):
+    monkeypatch.setenv("DLKIT_CHECKPOINT_SECONDS", "60")
+    run = claimed(LONG)
+    process = supervisor.start_worker(run)
+    try:
+        wait_for(lambda: service.run(run.id).step > 0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+    found = service.run(run.id)
+    assert (found.state, found.slot, found.failure) == (State.INTERRUPTED, None, None)
+    assert service.store().checkpoints(run.id)[0].step == found.step > 0
+    assert service.store().claim(CPU).id == run.id
+
+
+# Workers that cannot begin
+
+
+def broken_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each worker, and nothing else, end before its first line."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\nif 'dlkit.jobs.worker' in sys.orig_argv:\n    os._exit(9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_worker_that_ends_before_it_begins_is_noticed_at_once(jobs, tmp_path, monkeypatch):
+    broken_start(tmp_path / "site", monkeypatch)
+    started = time.monotonic()
+    ended = wait_for_end(service.submit(TINY))
+    assert time.monotonic() - started < 3 * 5
+    assert (ended.state, ended.failure_kind, ended.attempt) == (State.FAILED, Failure.CRASHES, 3)
+    assert ended.failure == (
+        "its worker process ended before it began (exit code 9) (attempt 3 of 3 without a new step)"
+    )
+
+
+def test_worker_that_cannot_be_started_is_noticed_and_the_supervisor_goes_on(jobs):
+    run = service.store().add_run("c" * 32, Kind.FINETUNE, "x", TINY, Slot.CPU, "ada")
+    (service.run_folder(run.id) / "log.txt").mkdir(parents=True)
+    service.ensure_supervisor()
+    ended = wait_for_end(run)
+    assert (ended.state, ended.failure_kind) == (State.FAILED, Failure.CRASHES)
+    assert ended.failure.startswith("its worker could not be started (Is a directory)")
+    other = service.submit(WAITING)
+    wait_for_worker(other)
+
+
+def test_worker_of_a_dead_supervisor_that_never_began_is_given_up_sooner(quiet, monkeypatch):
+    run, seen = claimed(), {}
+    supervisor.reconcile(seen)
+    later(monkeypatch, supervisor.UNBOUND_SECONDS + 1)
+    child = SimpleNamespace(poll=lambda: None)
+    supervisor.reconcile(dict(seen), {(run.id, 1): child})
+    assert service.run(run.id).state == State.RUNNING, "our own may be slow to begin: we see that it lives"
+    supervisor.reconcile(seen)
+    assert service.run(run.id).state == State.INTERRUPTED
+
+
+def test_full_disk_under_a_start_pauses_the_run(quiet, monkeypatch):
+    def full(_: Run) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "start_worker", full)
+    run = service.submit(TINY)
+    supervisor.Watch().look()
+    found = service.run(run.id)
+    assert (found.state, found.failure_kind) == (State.PAUSED, Failure.DISK)
+    assert found.awaits_bytes == service.room_needed(service.config_of(found))
+
+
+# Stop, continue, retry, change
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """What is seen of runs with warm workers that are stopped, continued, retried and changed."""
+    seen = SimpleNamespace()
+    with job_home(tmp_path_factory.mktemp("steered"), **OFTEN, DLKIT_WARM_WORKER="1") as home:
+        try:
+            _stop_and_continue(seen)
+            _diverge_and_retry(seen)
+            _change(seen)
+            _cancel_and_delete(seen)
+        finally:
+            end_all(home)
+    return seen
+
+
+def _stop_and_continue(seen: SimpleNamespace) -> None:
+    run = service.submit(LONG)
+    wait_for(lambda: has_bundle(model_folder(run)))
+    asked = time.monotonic()
+    service.stop(run.id)
+    seen.stopped = wait_for_end(run)
+    seen.stop_seconds = time.monotonic() - asked
+    service.go_on(run.id, 0)
+    steps = seen.stopped.summary["steps"]
+    seen.continued = wait_for(lambda: found if (found := service.run(run.id)).step > steps else None)
+    seen.continued_history = texts(run)
+    service.cancel(run.id)
+    wait_for_end(run)
+
+    run = wait_for_end(service.submit(TINY))
+    service.go_on(run.id, 2)
+    seen.more = wait_for_end(run)
+    seen.more_steps = [point.step for point in service.store().curve(run.id, keys=["step/loss"])]
+    seen.more_history = texts(run)
+
+
+def _diverge_and_retry(seen: SimpleNamespace) -> None:
+    # with this decay each step multiplies the weights by 1 - 10 = -9
+    wild = {"optimizer": "sgd", "learning_rate": 10, "weight_decay": 1, "schedule": "constant", "epochs": 30}
+    run = service.submit({**TINY, **wild})
+    seen.diverged = wait_for_end(run)
+    service.retry(run.id)
+    seen.retried = wait_for_end(run)
+    service.retry(run.id, learning_rate=1e-4)
+    seen.saved = wait_for_end(run)
+    seen.saved_rates = {point.value for point in service.store().curve(run.id, keys=["learning_rate"])}
+    seen.saved_history = texts(run)
+
+
+CHANGED = {**TINY, "strategy": "full", "head_epochs": 1, "epochs": 2, "dropout": 0.3}
+WANTED = {"learning_rate": 0.0005, "augmentation": "light", "frozen": True, "epochs": 3}
+
+
+def _change(seen: SimpleNamespace) -> None:
+    run = service.submit(CHANGED)
+    wait_for_checkpoint(run, 1)
+    for what, value in WANTED.items():
+        service.change(run.id, what, value, "ada")
+    wait_for(lambda: all(change.step is not None for change in service.store().changes(run.id)))
+    first = service.store().changes(run.id)
+    step = max(change.step for change in first)
+    wait_for(lambda: service.run(run.id).step > step)
+    wait_for_worker(run, 1).kill()
+    seen.changed = wait_for_end(run)
+    seen.changes, seen.first_changes, seen.changed_history = service.store().changes(run.id), first, texts(run)
+    seen.changed_left = left_by(run.id)
+
+    with pytest.MonkeyPatch.context() as patch:  # the same changes after the same steps, from the beginning
+        patch.setattr(service, "ensure_supervisor", lambda: None)
+        alike = service.submit(CHANGED)
+        with service.store()._write() as connection:
+            rows = [{"run_id": alike.id, **dataclasses.asdict(change)} for change in first]
+            connection.execute(tables.changes.insert(), rows)
+    service.ensure_supervisor()
+    wait_for_end(alike)
+    seen.alike_left = left_by(alike.id)
+
+
+def _cancel_and_delete(seen: SimpleNamespace) -> None:
+    run = service.submit(LONG)
+    wait_for_checkpoint(run, 1)
+    with pytest.raises(RunError, match="Only a run that has ended"):
+        service.delete(run.id)
+    service.cancel(run.id)
+    wait_for_end(run)
+    seen.cancelled_files = [path.name for path in service.run_folder(run.id).iterdir()]
+    seen.cancelled_checkpoints = service.store().checkpoints(run.id)
+    service.delete(run.id)
+    seen.deleted_folder = service.run_folder(run.id)
+    seen.is_deleted = not seen.deleted_folder.exists() and not service.store().curve(run.id)
+
+
+def test_run_stops_soon_after_the_step(steered):
+    assert steered.stopped.state == State.STOPPED
+    assert steered.stop_seconds < 4, "2 seconds, on a machine that does other things too"
+
+
+def test_stopped_run_goes_on_where_it_was(steered):
+    assert (steered.continued.state, steered.continued.attempt) == (State.RUNNING, 2)
+    assert "goes on after step " + str(steered.stopped.summary["steps"]) in steered.continued_history
+
+
+def test_run_that_succeeded_learns_for_more_epochs(steered):
+    assert (steered.more.state, steered.more.attempt, steered.more.summary["epochs"]) == (State.SUCCEEDED, 2, 3)
+    assert steered.more_steps == list(range(1, 37))
+    assert "goes on after step 12" in steered.more_history
+    assert "epochs 3 from step 13 on" in steered.more_history
+
+
+def test_diverged_run_succeeds_at_another_rate(steered):
+    for failed in (steered.diverged, steered.retried):
+        assert (failed.state, failed.failure_kind) == (State.FAILED, Failure.DIVERGED)
+    assert steered.retried.failure == steered.diverged.failure, "it comes to the same step again"
+    assert (steered.saved.state, steered.saved.failure, steered.saved.failure_kind) == (State.SUCCEEDED, None, None)
+    assert any(text.startswith("learning rate 0.0001 from step") for text in steered.saved_history)
+    assert min(steered.saved_rates) <= 1e-4
+
+
+def test_changes_reach_the_running_worker(steered):
+    assert steered.changed.state == State.SUCCEEDED
+    assert {change.what: change.value for change in steered.changes} == WANTED
+    assert all(f"asked for {in_words(what, value)}" in steered.changed_history for what, value in WANTED.items())
+    for change in steered.changes:
+        note = f"{in_words(change.what, change.value)} from step {change.step + 1} on"
+        assert steered.changed_history.count(note) == 1
+    assert steered.changed.summary["epochs"] == 4
+
+
+def test_killed_after_changes_it_makes_them_again_after_the_same_steps(steered):
+    assert steered.changed.attempt == 2
+    assert steered.changes == steered.first_changes
+    assert steered.changed_left == steered.alike_left
+
+
+def test_cancelled_and_deleted_run_leaves_nothing(steered):
+    assert (steered.cancelled_files, steered.cancelled_checkpoints) == (["log.txt"], [])
+    assert steered.is_deleted
+
+
+# What a worker tells
+
+
+def reporting(run: Run, monkeypatch: pytest.MonkeyPatch) -> worker.Reporter:
+    """Return the reporter of a run that this process does, which beats when it is told to."""
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 3600)
+    assert service.store().bind(run.id, run.attempt, os.getpid(), machine.process_identity(os.getpid()) or "")
+    return worker.Reporter(run)
+
+
+def saved(run: Run, step: int) -> Any:
+    """Write a checkpoint as the engine does."""
+    from dlkit.engine.checkpoint import save_checkpoint
+
+    return save_checkpoint({"position": {"step": step}}, service.run_folder(run.id), run.attempt)
+
+
+def numbers(run: Run) -> list[int]:
+    return [checkpoint.number for checkpoint in service.store().checkpoints(run.id)]
+
+
+def test_points_wait_for_the_store_and_are_written_with_their_checkpoint(quiet, monkeypatch):
+    run = claimed()
+    with monkeypatch.context() as patch, reporting(run, monkeypatch) as reporter:
+
+        def locked(*_: object) -> None:
+            raise StoreError("locked")
+
+        patch.setattr(service.store(), "beat", locked)
+        reporter.tell((Point("step/loss", 1, 0.1, 2.0),), 1)
+        assert not reporter._beat()
+        reporter.tell((Point("step/loss", 2, 0.2, 1.0),), 2, saved(run, 2))
+        assert not reporter._beat()
+        assert (service.store().curve(run.id), numbers(run)) == ([], [])
+        patch.undo()
+        monkeypatch.setattr(worker, "BEAT_SECONDS", 3600)
+        assert reporter._beat()
+        assert [point.step for point in service.store().curve(run.id)] == [1, 2]
+        assert (numbers(run), service.run(run.id).step) == ([1], 2)
+
+
+def test_checkpoint_that_comes_while_another_is_being_written_has_a_number_of_its_own(quiet, monkeypatch):
+    run = claimed()
+    with reporting(run, monkeypatch) as reporter:
+        beat = service.store().beat
+
+        def slow(*arguments: Any) -> Any:
+            reporter.tell((), 2, saved(run, 2))
+            monkeypatch.setattr(service.store(), "beat", beat)
+            return beat(*arguments)
+
+        monkeypatch.setattr(service.store(), "beat", slow)
+        reporter.tell((), 1, saved(run, 1))
+        assert reporter._beat()
+        assert reporter._beat()
+        assert numbers(run) == [2, 1]
+
+
+def test_two_newest_checkpoints_are_kept_and_no_file_is_written_twice(quiet, monkeypatch):
+    run = claimed()
+    with reporting(run, monkeypatch) as reporter:
+        for step in (1, 2, 2, 2):  # the validation after step 2 takes long
+            reporter.tell((), step, saved(run, step))
+            reporter._beat()
+        known = service.store().checkpoints(run.id)
+        assert ([part.number for part in known], [part.step for part in known]) == ([4, 3], [2, 2])
+        assert len({part.file for part in known}) == 2
+        folder = service.run_folder(run.id)
+        assert {path.name for path in (folder / "checkpoints").iterdir()} == {Path(part.file).name for part in known}
+        assert all(files.sha256_of(folder / part.file) == part.sha256 for part in known)
+
+
+def test_damaged_checkpoint_does_not_count_among_the_two_that_are_kept(quiet, monkeypatch):
+    run = claimed()
+    with reporting(run, monkeypatch) as reporter:
+        for step in (1, 2):
+            reporter.tell((), step, saved(run, step))
+        reporter._beat()
+        service.store().forget_checkpoints(run.id, [2])  # as it is done with a damaged one
+        reporter.tell((), 3, saved(run, 3))
+        reporter._beat()
+        assert numbers(run) == [3, 1]
+
+
+def test_pause_that_is_withdrawn_too_late_does_not_end_the_run_as_if_it_were_done(quiet, monkeypatch):
+    """The engine has heard of it and comes to an end; the user presses Resume meanwhile."""
+
+    def work(run: Run, reporter: worker.Reporter) -> dict[str, Any]:
+        service.pause(run.id)
+        wait_for(lambda: reporter.wish, 5)
+        service.resume(run.id)
+        assert reporter._beat()
+        return {"epochs": 1}
+
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.01)
+    monkeypatch.setitem(worker.TASKS, Kind.FINETUNE, work)
+    run = claimed()
+    assert worker.main(run.id, 1) == 0
+    assert service.run(run.id).state == State.INTERRUPTED, "it goes on"
+
+
+def test_change_is_due_once_and_at_its_step(quiet, monkeypatch):
+    run = claimed()
+    with reporting(run, monkeypatch) as reporter:
+        service.change(run.id, "learning_rate", 0.5)
+        service.change(run.id, "frozen", "false")
+        reporter._beat()
+        (rate,) = reporter.due(5, set(), is_epoch_start=False)
+        assert (rate.what, rate.value, rate.step) == ("learning_rate", 0.5, 5)
+        (frozen,) = reporter.due(12, {rate.number}, is_epoch_start=True)
+        assert (frozen.what, frozen.value, frozen.step) == ("frozen", False, 12)
+        reporter._beat()
+        assert list(reporter.due(13, {rate.number, frozen.number}, is_epoch_start=True)) == []
+        assert list(reporter.due(4, set(), is_epoch_start=True)) == [], "replayed from before, not yet"
+        assert [change.number for change in reporter.due(5, set(), is_epoch_start=False)] == [rate.number]
+
+
+def test_training_puts_its_own_change_on_record(quiet, monkeypatch, capfd):
+    run = claimed()
+    with reporting(run, monkeypatch) as reporter:
+        change = reporter.record("micro_batch", 8, 3, "out of memory with 16 pictures")
+        assert change == Change(1, "micro_batch", 8, 3, "worker")
+        assert service.store().changes(run.id) == [change]
+        assert texts(run)[-1] == "out of memory with 16 pictures"
+    assert "out of memory with 16 pictures" in capfd.readouterr().out
 
 
 # Stop and cancel
@@ -311,30 +828,78 @@ class OutOfMemoryError(RuntimeError):
     """As torch.OutOfMemoryError, which is told by its name."""
 
 
+OUT_OF_MEMORY = "The memory was not enough. Choose a smaller image size or a smaller backbone."
+OURS = "This is a mistake of ours: the run's log has the details."
+
+
 @pytest.mark.parametrize(
-    ("error", "failure"),
+    ("error", "kind", "failure"),
     [
-        (DlkitError("The picture is torn. Mend it."), "The picture is torn. Mend it."),
-        (MemoryError(), "There was not enough memory. Choose a smaller batch size or image size."),
-        (OutOfMemoryError(), "The GPU's memory was not enough. Choose a smaller batch size or image size."),
-        (OSError(28, "No space left on device"), "The disk is full. Make room, then launch the run again."),
-        (OSError(5, "Input/output error"), "This is a mistake of ours: the run's log has the details."),
+        (DlkitError("The picture is torn. Mend it."), Failure.SETTINGS, "The picture is torn. Mend it."),
+        (ImageError("The picture is torn. Mend it."), Failure.DATA, "The picture is torn. Mend it."),
+        (DatasetError("The set is torn. Mend it."), Failure.DATA, "The set is torn. Mend it."),
+        (OfflineError("There is no network. Mend it."), Failure.NETWORK, "There is no network. Mend it."),
+        (DivergedError(7, 0.1), Failure.DIVERGED, str(DivergedError(7, 0.1))),
+        (MemoryFullError("CPU"), Failure.MEMORY, str(MemoryFullError("CPU"))),
+        (MemoryError(), Failure.MEMORY, OUT_OF_MEMORY),
+        (OutOfMemoryError(), Failure.MEMORY, OUT_OF_MEMORY),
+        (OSError(5, "Input/output error"), Failure.BUG, OURS),
     ],
 )
-def test_failed_run_says_why(quiet, monkeypatch, capfd, error, failure):
+def test_failed_run_says_why_and_what_kind_it_is(quiet, monkeypatch, capfd, error, kind, failure):
     def work(*_: object) -> dict[str, Any]:
         raise error
 
     monkeypatch.setitem(worker.TASKS, Kind.FINETUNE, work)
     run = claimed()
     assert worker.main(run.id, 1) == 0
-    assert (service.run(run.id).state, service.run(run.id).failure) == (State.FAILED, failure)
-    assert ("Traceback" in capfd.readouterr().err) == (not isinstance(error, (DlkitError, MemoryError)))
+    found = service.run(run.id)
+    assert (found.state, found.failure_kind, found.failure) == (State.FAILED, kind, failure)
+    assert ("Traceback" in capfd.readouterr().err) == (kind == Failure.BUG)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DiskFullError(5_000_000, 1_000_000)])
+def test_full_disk_pauses_the_run_until_there_is_room(quiet, monkeypatch, error):
+    """The variant by injection: `test_run_on_a_full_disk_…` is the real one, where a disk may be mounted."""
+
+    def work(*_: object) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setitem(worker.TASKS, Kind.FINETUNE, work)
+    run = claimed()
+    assert worker.main(run.id, 1) == 0
+    found = service.run(run.id)
+    assert (found.state, found.failure_kind, found.finished_at) == (State.PAUSED, Failure.DISK, None)
+    assert re.fullmatch(r"Disk full: [\d,]+ MB free, [\d.e+]+ MB needed. Make room.", found.failure)
+    assert found.awaits_bytes > 0
+    assert service.store().has_work(), "the supervisor stays to look for room"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "free_bytes", lambda _: found.awaits_bytes - 1)
+        supervisor.wake_where_room({})
+        assert service.run(run.id).state == State.PAUSED
+        patch.setattr(files, "free_bytes", lambda _: found.awaits_bytes)
+        supervisor.wake_where_room({})
+    found = service.run(run.id)
+    assert (found.state, found.failure, found.failure_kind, found.awaits_bytes) == (State.QUEUED, None, None, None)
+    assert texts(run)[-1].startswith("there is room again: ")
+
+
+def test_store_that_was_away_ends_the_attempt_and_not_the_run(quiet, monkeypatch):
+    def work(*_: object) -> dict[str, Any]:
+        raise StoreError("The store cannot be used just now: database is locked.")
+
+    monkeypatch.setitem(worker.TASKS, Kind.FINETUNE, work)
+    run = claimed()
+    assert worker.main(run.id, 1) == 0
+    found = service.run(run.id)
+    assert (found.state, found.failure, found.slot) == (State.INTERRUPTED, None, None)
+    assert service.store().claim(CPU).attempt == 2
 
 
 def test_last_points_and_progress_are_written_before_the_end(quiet, monkeypatch):
     def work(_: Run, reporter: worker.Reporter) -> dict[str, Any]:
-        reporter.add([Point("val/loss", 1, 1.0, 0.5)])
+        reporter.tell((Point("val/loss", 1, 1.0, 0.5),), 1)
         reporter.say(Progress("done", 1.0))
         return {"val_loss": 0.5}
 
@@ -358,7 +923,7 @@ def test_replaced_worker_does_not_remove_the_next_ones_model(quiet, monkeypatch,
     """It was silent for too long, wakes up, and finds the run taken over."""
 
     def work(run: Run, reporter: worker.Reporter) -> dict[str, Any]:
-        service.store().lose(run, "no life", is_final=False)
+        service.store().lose(run, "no life", supervisor.ATTEMPTS)
         assert service.store().claim(CPU).attempt == 2
         model_folder(run).mkdir(parents=True)
         if wish is None:
@@ -555,7 +1120,7 @@ def test_log_tail_is_the_end_of_the_log(quiet):
 def test_cancelled_while_interrupted_keeps_no_model(quiet):
     run = claimed()
     model_folder(run).mkdir(parents=True)
-    service.store().lose(run, "gone", is_final=False)
+    service.store().lose(run, "gone", supervisor.ATTEMPTS)
     assert service.cancel(run.id).state == State.CANCELLED
     assert not model_folder(run).exists()
 
@@ -588,7 +1153,7 @@ def test_silent_worker_is_killed_and_its_run_taken_up_again(quiet, sleeper, monk
     supervisor.reconcile(seen)
     assert sleeper.wait(5) == -9
     assert service.run(run.id).state == State.INTERRUPTED
-    assert texts(run)[-1] == "interrupted: its worker showed no life for 60 seconds (attempt 1 of 3)"
+    assert texts(run)[-1] == "interrupted: its worker showed no life for 60 seconds (attempt 1 of 3 without a new step)"
 
 
 def test_worker_that_never_bound_itself_is_given_up(quiet, monkeypatch):
@@ -603,22 +1168,23 @@ def test_worker_that_never_bound_itself_is_given_up(quiet, monkeypatch):
 def test_worker_is_not_silent_because_the_clock_was_set_or_the_machine_slept(quiet, sleeper):
     run, seen = claimed_by(sleeper), {}
     supervisor.reconcile(seen)
-    service.store().beat(run.id, 1, Progress("training"), [])
+    service.store().beat(run.id, 1, Beat(Progress("training")))
     with service.store()._write() as connection:  # as after an hour's sleep: the last sign of life is long ago
         connection.exec_driver_sql("update runs set beat_at = '2001-01-01T00:00:00+00:00'")
     supervisor.reconcile(seen)
     assert service.run(run.id).state == State.RUNNING
 
 
-def test_last_attempt_fails(quiet, sleeper):
+def test_third_attempt_without_a_new_step_fails(quiet, sleeper):
     run = claimed_by(sleeper, attempt=3)
     sleeper.kill()
     sleeper.wait()
     supervisor.reconcile({})
     found = service.run(run.id)
+    assert found.failure_kind == Failure.CRASHES
     assert (found.state, found.failure) == (
         State.FAILED,
-        "its worker process ended without a word (attempt 3 of 3)",
+        "its worker process ended without a word (attempt 3 of 3 without a new step)",
     )
 
 
@@ -629,7 +1195,7 @@ def test_worker_that_does_not_cancel_in_time_is_killed_and_keeps_nothing(quiet, 
     seen = {}
     supervisor.reconcile(seen)
     assert service.run(run.id).state == State.RUNNING, "it is given time"
-    later(monkeypatch, supervisor.GRACE_SECONDS + 1)
+    later(monkeypatch, supervisor.GRACE_SECONDS[Wish.CANCEL] + 1)
     supervisor.reconcile(seen)
     assert sleeper.wait(5) == -9
     assert service.run(run.id).state == State.CANCELLED
@@ -640,7 +1206,7 @@ def test_worker_may_take_its_time_to_stop(quiet, sleeper, monkeypatch):
     run = claimed_by(sleeper)
     service.stop(run.id)
     supervisor.reconcile(seen := {})
-    later(monkeypatch, supervisor.GRACE_SECONDS + 1)
+    later(monkeypatch, supervisor.GRACE_SECONDS[Wish.CANCEL] + 1)
     supervisor.reconcile(seen)
     assert service.run(run.id).state == State.RUNNING
     assert sleeper.poll() is None
@@ -652,11 +1218,33 @@ def test_supervisor_ends_when_nothing_is_left_and_gives_the_lock_back(quiet, mon
     assert not locks.is_held(quiet / "supervisor.lock")
 
 
+def test_supervisor_that_stays_waits_for_the_other_and_then_supervises(jobs):
+    run = service.submit(WAITING)
+    wait_for_worker(run)
+    first = supervisor_of(jobs)
+    command = [sys.executable, "-c", "import sys; from dlkit.jobs import supervisor; sys.exit(supervisor.main(True))"]
+    second = subprocess.Popen(command, cwd=ROOT)
+    try:
+        time.sleep(2)
+        assert second.poll() is None, "it waits"
+        first.kill()
+        psutil.wait_procs([first], timeout=5)
+        wait_for(lambda: locks.is_held(jobs / "supervisor.lock"))
+        wait_for_worker(run).kill()
+        wait_for_worker(run, attempt=2)
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(10) == 0
+        assert wait_for_worker(run, attempt=2).is_running()
+    finally:
+        second.kill()
+        second.wait()
+
+
 def test_supervisor_looks_once_more_after_it_gave_the_lock_back(quiet, monkeypatch):
     """A run that came between its last look and the release found the lock held, and nobody else would take it."""
     looks = []
 
-    def supervise() -> None:
+    def supervise(_: bool) -> None:
         looks.append(locks.is_held(quiet / "supervisor.lock"))
         if len(looks) == 1:
             service.submit({})
@@ -897,3 +1485,49 @@ def test_worker_fails_in_a_sentence_where_torch_does_not_find_the_gpu(quiet, mon
     found = service.run(run.id)
     assert found.state == State.FAILED
     assert found.failure.startswith("The device cuda was asked for, and PyTorch finds no CUDA GPU here.")
+
+
+def test_change_of_an_attempt_that_came_further_comes_before_what_is_asked_now(quiet, monkeypatch):
+    run = claimed(LONG)
+    for value in (0.01, 0.0005):
+        service.change(run.id, "learning_rate", value)
+    first, _ = service.store().changes(run.id)
+    service.store().apply_change(run.id, run.attempt, first, 120)
+    reporter = reporting(run, monkeypatch)
+    reporter._beat()
+    due = list(reporter.due(100, set(), is_epoch_start=False))
+    assert [(change.number, change.value) for change in due] == [(1, 0.01), (2, 0.0005)]
+    assert [change.step for change in service.store().changes(run.id)] == [100, 100]
+
+
+def test_run_none_of_whose_checkpoints_is_whole_fails_and_keeps_its_model(quiet, monkeypatch):
+    run = claimed()
+    reporter = reporting(run, monkeypatch)
+    reporter.tell((), 5, saved(run, 5))
+    reporter._beat()
+    model = service.run_folder(run.id) / "model"
+    model.mkdir()
+    (model / "model.json").write_text("{}")
+    for path in (service.run_folder(run.id) / "checkpoints").iterdir():
+        path.write_bytes(b"torn")
+    with pytest.raises(BundleError, match="None of the run's checkpoints can be read"):
+        worker._last_state(service.run(run.id))
+    assert (model / "model.json").exists()
+    assert numbers(run) == [1]
+
+
+def test_room_that_cannot_be_seen_is_asked_for_less_and_less_often(quiet):
+    run = claimed()
+    woken: dict[str, tuple[float, float]] = {}
+    waits = []
+    for _ in range(3):
+        service.store().finish(run.id, service.run(run.id).attempt, State.PAUSED, {}, "full", Failure.DISK, 1)
+        woken[run.id] = 0.0, woken.get(run.id, (0.0, supervisor.ROOM_SECONDS))[1]
+        supervisor.wake_where_room(woken)
+        assert service.run(run.id).state == State.QUEUED
+        waits.append(woken[run.id][1])
+        service.store().claim(CPU)
+    assert waits == [4, 8, 16]
+    service.store().finish(run.id, service.run(run.id).attempt, State.PAUSED, {}, "full", Failure.DISK, 1)
+    supervisor.wake_where_room(woken)
+    assert service.run(run.id).state == State.PAUSED, "it was woken a moment ago"

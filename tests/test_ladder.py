@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 RUNGS = {
     "dlkit": 0,  # the version alone
     "dlkit.errors": 0,
+    "dlkit.files": 1,
     "dlkit.settings": 1,
     "dlkit.locks": 1,
     "dlkit.machine": 1,
@@ -31,13 +32,18 @@ RUNGS = {
     "dlkit.lab": 5,
     "dlkit.export": 6,
     "dlkit.jobs.worker": 7,
+    "dlkit.jobs.warm": 8,
     "dlkit.api": 7,
     "dlkit.__main__": 7,
     "pages": 8,
     "app": 9,
 }
 WITH_TORCH = ("dlkit.engine", "dlkit.lab", "dlkit.export")
-LAZILY_WITH_TORCH = ("dlkit.catalog", "dlkit.jobs.worker")  # inside a function: a builder, or the work itself
+LAZILY_WITH_TORCH = (
+    "dlkit.catalog",
+    "dlkit.jobs.worker",
+    "dlkit.jobs.warm",
+)  # inside a function: a builder, or the work itself
 TORCH = {"torch", "torchvision", "timm"}
 FROM_RUNS = ("dlkit.runs.records", "dlkit.runs.artifacts")  # what the engine may know of a run
 READS_ENVIRONMENT = ("dlkit.settings", "dlkit.__main__", "app")

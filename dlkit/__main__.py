@@ -5,6 +5,7 @@ that the user can mend is one or two sentences on stderr and exit code 2.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -17,15 +18,16 @@ from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
-from dlkit.config import FinetuneConfig, Setting, describe
+from dlkit.config import FinetuneConfig, Setting, describe, parse
 from dlkit.data.dataset import is_here
 from dlkit.data.images import read_image
 from dlkit.data.weights import has_weights
-from dlkit.errors import DlkitError
+from dlkit.errors import DlkitError, RunError
 from dlkit.runs import artifacts, service
-from dlkit.runs.records import Kind, Run, State
+from dlkit.runs.records import Kind, Priority, Run, State
 
 FOLLOW_SECONDS = 0.3
+METRICS_TAIL = 20  # steps
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
@@ -108,7 +110,13 @@ def fetch(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """Submit a run and follow it."""
     values = {name: getattr(options, name) for name in FinetuneConfig.model_fields}
-    run = service.submit({name: value for name, value in values.items() if value is not None})
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.duplicate is not None:
+        config = service.current_config(service.find(options.duplicate))
+        if config is None:
+            raise DlkitError("The settings of this run are of another version and cannot be read. Give all anew.")
+        given = {**config.changes(), **given}
+    run = service.submit(given, priority=_priority(options.priority))
     if options.detach:
         _print_run(run, options.json)
         return 0
@@ -128,12 +136,32 @@ def show_run(options: argparse.Namespace) -> None:
     history = [
         {"at": line.at.isoformat(), "actor": line.actor, "text": line.text} for line in service.store().history(run.id)
     ]
+    points = service.store().curve(run.id, max(0, run.step - METRICS_TAIL))
     if options.json:
-        _print_json({**_summary(run), "config": dict(run.config), "progress": vars(run.progress), "events": history})
+        changes = [vars(change) for change in service.store().changes(run.id)]
+        document = {**_summary(run), "config": dict(run.config), "progress": vars(run.progress), "changes": changes}
+        document |= {"priority": run.priority.name.lower(), "attempts": run.attempt, "wish": run.wish, "step": run.step}
+        document |= {"epoch": points[-1].epoch if points else 0, "seconds_at_work": run.seconds}
+        _print_json({**document, "metrics": [vars(point) for point in points], "events": history})
         return
     _print_run(run, as_json=False)
+    if run.failure:
+        print(run.failure)
     print(*(f"  {name} = {value}" for name, value in run.config.items() if value is not None), sep="\n")
     print(*(f"{line['at']}  {line['actor']}: {line['text']}" for line in history), sep="\n")
+    log = service.log_tail(run.id)
+    if log:
+        print("The end of the log:", log, sep="\n")
+
+
+def pause_run(options: argparse.Namespace) -> None:
+    """Ask a run to give its place back; it goes on where it was when it is resumed."""
+    _print_run(service.pause(service.find(options.run).id), options.json)
+
+
+def resume_run(options: argparse.Namespace) -> None:
+    """Let a paused run go on where it was."""
+    _print_run(service.resume(service.find(options.run).id), options.json)
 
 
 def stop_run(options: argparse.Namespace) -> None:
@@ -144,6 +172,64 @@ def stop_run(options: argparse.Namespace) -> None:
 def cancel_run(options: argparse.Namespace) -> None:
     """Ask a run to end and to keep nothing."""
     _print_run(service.cancel(service.find(options.run).id), options.json)
+
+
+def retry_run(options: argparse.Namespace) -> None:
+    """Let a failed or cancelled run try again, from its last checkpoint where it has one."""
+    run = service.find(options.run)
+    _print_run(service.retry(run.id, learning_rate=options.learning_rate), options.json)
+
+
+def continue_run(options: argparse.Namespace) -> None:
+    """Let a run learn for more epochs than were planned."""
+    _print_run(service.go_on(service.find(options.run).id, options.epochs), options.json)
+
+
+def change_run(options: argparse.Namespace) -> None:
+    """Change a run while it goes on."""
+    run = service.find(options.run)
+    asked = {name: getattr(options, name) for name in service.CHANGEABLE if getattr(options, name) is not None}
+    if not asked:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in service.CHANGEABLE)
+        raise DlkitError(f"Say what to change: {flags}.")
+    config = service.current_config(run)
+    if config is not None:  # all problems at once, before anything is changed
+        parse({**config.model_dump(mode="json"), **{name: asked[name] for name in asked if name != "frozen"}})
+    for name in sorted(asked, key=("epochs", "frozen", *service.CHANGEABLE).index):  # first what may still be refused
+        run = service.change(run.id, name, asked[name])
+    _print_run(run, options.json)
+
+
+def prioritise_run(options: argparse.Namespace) -> None:
+    """Let a run go before or after the others that wait."""
+    run = service.find(options.run)
+    _print_run(service.prioritise(run.id, _priority(options.priority)), options.json)
+
+
+def show_queue(options: argparse.Namespace) -> None:
+    """List the runs that wait, in the order in which they go."""
+    rows = [
+        {
+            "run": waiting.run.id if options.json else waiting.run.id[:8],
+            "place": waiting.place,
+            "name": waiting.run.name,
+            "priority": waiting.run.priority.name.lower(),
+            "starts_in_seconds": waiting.starts_in,
+        }
+        for waiting in service.queue()
+    ]
+    _print_rows(rows, options.json)
+
+
+def supervise(options: argparse.Namespace) -> int:
+    """Give waiting runs to workers, in the foreground, until it is told to end: for a service manager."""
+    from dlkit.jobs import supervisor
+
+    print("supervising; SIGTERM or Ctrl-C ends it, and leaves the runs running", file=sys.stderr, flush=True)
+    try:
+        return supervisor.main(stays=True)
+    except KeyboardInterrupt:
+        return 0
 
 
 def delete_run(options: argparse.Namespace) -> None:
@@ -191,6 +277,21 @@ def predict(options: argparse.Namespace) -> None:
         print(*(f"  {guess['probability']:6.1%}  {guess['label']}" for guess in row["top"]), sep="\n")
 
 
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "show": show_run,
+    "pause": pause_run,
+    "resume": resume_run,
+    "stop": stop_run,
+    "cancel": cancel_run,
+    "retry": retry_run,
+    "continue": continue_run,
+    "change": change_run,
+    "priority": prioritise_run,
+    "delete": delete_run,
+    "export": export_run,
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dlkit", description="Fine-tune image classifiers, and predict.")
     parser.set_defaults(json=False)
@@ -202,14 +303,21 @@ def _parser() -> argparse.ArgumentParser:
     for name in FinetuneConfig.model_fields:
         _add_flag(training, describe(name))
     training.add_argument("--detach", action="store_true", help="submit and leave it running")
+    training.add_argument("--duplicate", metavar="RUN", help="take the settings of this run; other flags change them")
+    training.add_argument("--priority", default="normal", help="low, normal or high (default normal)")
     runs = _command(commands, "runs", list_runs).add_subparsers(metavar="VERB")
     _command(runs, "list", list_runs)
-    verbs = {"show": show_run, "stop": stop_run, "cancel": cancel_run, "delete": delete_run, "export": export_run}
-    for name, command in verbs.items():
-        made = _command(runs, name, command)
-        made.add_argument("run", help="a run's id, or its beginning")
-        if command is export_run:
-            made.add_argument("--output", help="the zip file to write (default dlkit-RUN.zip)")
+    _command(runs, "queue", show_queue)
+    made = {name: _command(runs, name, command) for name, command in VERBS.items()}
+    for parser_of_verb in made.values():
+        parser_of_verb.add_argument("run", help="a run's id, or its beginning")
+    made["export"].add_argument("--output", help="the zip file to write (default dlkit-RUN.zip)")
+    made["continue"].add_argument("--epochs", default="0", help="how many more; 0, the default, takes what is left")
+    made["retry"].add_argument("--learning-rate", help="go on at this rate, as after a divergence")
+    made["priority"].add_argument("priority", help="low, normal or high")
+    for name in service.CHANGEABLE:
+        made["change"].add_argument(f"--{name.replace('_', '-')}", dest=name, help="the new value")
+    _command(commands, "supervisor", supervise)
     predicting = _command(commands, "predict", predict)
     predicting.add_argument("model", help="a run's id, or imagenet")
     predicting.add_argument("images", nargs="+", help="picture files")
@@ -247,13 +355,14 @@ def _follow(run: Run, options: argparse.Namespace) -> int:
             if not _wants_stop():
                 print(f"\nThe run goes on: python -m dlkit runs show {run.id[:8]}", file=sys.stderr)
                 break
-            service.stop(run.id)
+            with contextlib.suppress(RunError):  # it has just ended by itself
+                service.stop(run.id)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     _print_run(run, options.json)
     if run.failure:
         print(run.failure, file=sys.stderr)
-    return 0 if run.is_active or run.state in (State.SUCCEEDED, State.STOPPED) else USER_ERROR
+    return USER_ERROR if run.failure or run.state == State.CANCELLED else 0
 
 
 def _wants_stop() -> bool:
@@ -279,7 +388,7 @@ def _show_progress(run: Run) -> None:
 
 def _summary(run: Run) -> dict[str, Any]:
     values = {"run": run.id, "name": run.name, "state": run.state, "created_at": run.created_at.isoformat()}
-    return {**values, **run.summary, "failure": run.failure}
+    return {**values, **run.summary, "failure": run.failure, "failure_kind": run.failure_kind}
 
 
 def _print_run(run: Run, as_json: bool) -> None:
@@ -319,6 +428,12 @@ def _whole(text: str, flag: str, low: int, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
         raise DlkitError(f"{flag} must be a whole number from {low} to {high}; got {text[:40]}.")
     return int(text)
+
+
+def _priority(name: str) -> Priority:
+    if name.upper() not in Priority.__members__:
+        raise DlkitError(f"The priority must be low, normal or high; got {name[:40]}.")
+    return Priority[name.upper()]
 
 
 def _existing(path: str) -> Path:

@@ -49,6 +49,13 @@ def count(number: float) -> str:
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
+def number(value: float) -> str:
+    """Write a measured number with three digits: 0.390, 94.7, 25 100; a very large one by its power: 1.63e+35."""
+    if 100 <= abs(value) < 1e9:
+        return f"{float(f'{value:.3g}'):,.0f}".replace(",", "\u202f")
+    return f"{value:#.3g}"
+
+
 def size(megabytes: float) -> str:
     """Write a size: 17 MB, 4.92 GB."""
     if megabytes >= 999.5:

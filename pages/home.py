@@ -8,6 +8,7 @@ from dlkit.runs.records import Kind, Run
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown, percent
 from pages.parts import classify, warmth
+from pages.parts.launch import launch
 from pages.parts.notices import show_state, told
 
 
@@ -62,8 +63,7 @@ def show_training() -> None:
         st.write("500 photographs of five flowers, a new last layer on a pretrained network: less than half a minute.")
         if st.button("Train the flowers sample", type="primary", icon=":material/play_arrow:", key="train_sample"):
             with told():
-                run = service.submit({})
-                st.switch_page("runs.py", query_params={"run": run.id})
+                launch({})
         st.page_link("train.py", label="Choose everything yourself", icon=":material/tune:")
 
 

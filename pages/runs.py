@@ -1,6 +1,5 @@
 """Runs: all of them as a list, and one of them opened: live, then its results."""
 
-from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -9,16 +8,18 @@ from dlkit.catalog.datasets import DATASETS
 from dlkit.config import FinetuneConfig, describe, settings_in_use
 from dlkit.data.dataset import is_here
 from dlkit.errors import DlkitError
-from dlkit.figures.curves import accuracy_figure, loss_figure, rate_figure
+from dlkit.figures.curves import accuracy_figure, change_events, loss_figure, rate_figure
 from dlkit.figures.results import confusion_figure
 from dlkit.runs import artifacts, service
-from dlkit.runs.records import Kind, Run, State
-from dlkit.words import duration, escape_markdown, percent
+from dlkit.runs.records import WAITING, Kind, Run, State
+from dlkit.words import duration, escape_markdown, number, percent
 from pages.parts import pictures
 from pages.parts.notices import show_empty, show_error, show_state, told
 from pages.parts.progress import follow_fetch, points_of, show_bar
+from pages.parts.steering import act, show_failure, show_refusal, show_verbs
 
 PAGE_OF_RUNS = 20
+QUEUE_SHOWN = 5
 WORST = 12
 BEHIND_A_CELL = 12
 PLAIN = {"displayModeBar": False}
@@ -27,6 +28,8 @@ PLAIN = {"displayModeBar": False}
 def show_list() -> None:
     """Show all runs, newest first."""
     st.title("Runs")
+    waits = any(run.state in WAITING for run in service.store().active())
+    st.fragment(show_queue, run_every=2 if waits else None, key="queue")()
     total = service.store().count_runs(Kind.FINETUNE)
     if not total:
         show_empty(
@@ -38,6 +41,25 @@ def show_list() -> None:
     for run in service.store().list_runs(Kind.FINETUNE, PAGE_OF_RUNS, (page - 1) * PAGE_OF_RUNS):
         with st.container(border=True):
             show_row(run)
+
+
+@told()
+def show_queue() -> None:
+    """Show what waits, in its order, and when it may start."""
+    waiting = service.queue()
+    if not waiting:
+        return
+    with st.container(border=True):
+        st.markdown("**In the queue**")
+        for entry in waiting[:QUEUE_SHOWN]:
+            name, when = st.columns([3, 2], vertical_alignment="center")
+            label = f"{entry.place}. {escape_markdown(entry.run.name)}"
+            name.page_link("runs.py", label=label, query_params={"run": entry.run.id})
+            high = " · goes first" if entry.run.priority > 0 else ""
+            soon = "its start is not known yet" if entry.starts_in is None else f"starts in {duration(entry.starts_in)}"
+            when.caption(f"{soon}{high}")
+        if len(waiting) > QUEUE_SHOWN:
+            st.caption(f"and {len(waiting) - QUEUE_SHOWN} more")
 
 
 def show_row(run: Run) -> None:
@@ -65,8 +87,8 @@ def show_run(run_id: str) -> None:
     st.title(escape_markdown(run.name))
     if run.kind == Kind.FINETUNE:
         show_actions(run)
-    if run.failure:
-        st.error(escape_markdown(run.failure), icon=":material/error:")
+    show_refusal(run)
+    show_failure(run)
     if run.kind == Kind.FETCH:
         show_download(run)
         return
@@ -74,7 +96,7 @@ def show_run(run_id: str) -> None:
         ["Live", "Results", "Mistakes", "Settings", "History"], key="tab", on_change="rerun", bind="query-params"
     )
     with live:
-        st.fragment(show_live, run_every=1 if run.is_active else None, key="live")(run.id, run.state)
+        st.fragment(show_live, run_every=1 if run.is_active else None, key="live")(run.id, run.version)
     with results, told():
         if results.open:
             show_results(run)
@@ -102,11 +124,7 @@ def show_actions(run: Run) -> None:
     """Show the run's state and what can be done with it now."""
     with st.container(horizontal=True, vertical_alignment="center"):
         show_state(run.state)
-        if run.is_active:
-            if st.button("Stop", icon=":material/stop:", key="stop", help="Ends the run and keeps the model so far."):
-                act(service.stop, run.id)
-            if st.button("Cancel", icon=":material/close:", key="cancel", help="Ends the run and discards its model."):
-                act(service.cancel, run.id)
+        show_verbs(run)
         if has_model(run):
             st.page_link(
                 "predict.py", label="Classify with it", icon=":material/image_search:", query_params={"model": run.id}
@@ -120,61 +138,68 @@ def show_actions(run: Run) -> None:
                 on_click="ignore",
                 help="The weights as safetensors, and a JSON with classes and preprocessing.",
             )
-        config = service.config_of(run)
+        config = service.current_config(run)
         if config is not None:
             changes = {name: str(value) for name, value in config.changes().items()}
             st.page_link(
                 "train.py",
                 label="Launch again with changes",
-                icon=":material/tune:",
+                icon=":material/content_copy:",
                 query_params={"level": "expert", **changes},
             )
-        if not run.is_active and st.button("Delete", icon=":material/delete:", key="delete", type="tertiary"):
-            with told():
-                service.delete(run.id)
-                st.switch_page("runs.py", query_params={})
+        if run.has_ended or run.state == State.PAUSED:
+            st.button(
+                "Delete",
+                icon=":material/delete:",
+                key="delete",
+                type="tertiary",
+                on_click=act,
+                args=(run.id, lambda: delete(run)),
+            )
 
 
-def act(verb: Callable[[str], Run], run_id: str) -> None:
-    """Ask something of the run and draw the page anew; a run that another tab has deleted is said."""
-    with told():
-        verb(run_id)
-        st.rerun()
+def delete(run: Run) -> None:
+    """Forget the run, and look at the list again."""
+    service.delete(run.id)
+    st.query_params.clear()
 
 
-def show_live(run_id: str, known_state: State) -> None:
+def show_live(run_id: str, known_version: int) -> None:
     """Show progress and curves; while the run goes on this part draws itself anew every second."""
     with told():
         run = service.run(run_id)
-        if run.state != known_state:
+        if run.version != known_version:
             st.rerun()
         if run.is_active:
             service.ensure_supervisor()
             show_bar(run)
-        points = points_of(run)
+        changes = [change for change in service.store().changes(run.id) if change.step is not None]
+        points = points_of(run, len(changes))
+        events = change_events(changes, points)
         if not points:
             st.caption("The curves appear here with the first step." if run.is_active else "No step was taken.")
             return
         show_numbers(run, {point.key: point.value for point in points})
         left, right = st.columns(2)
-        left.plotly_chart(loss_figure(points), key="loss", config=PLAIN, alt="Loss over the epochs")
+        left.plotly_chart(loss_figure(points, events), key="loss", config=PLAIN, alt="Loss over the epochs")
         right.plotly_chart(accuracy_figure(points), key="accuracy", config=PLAIN, alt="Accuracy over the epochs")
-        st.plotly_chart(rate_figure(points), key="rate", config=PLAIN, alt="Learning rate over the epochs")
+        st.plotly_chart(rate_figure(points, events), key="rate", config=PLAIN, alt="Learning rate over the epochs")
 
 
 def show_numbers(run: Run, latest: dict[str, float]) -> None:
     """Show the headline: the kept model's where the run has ended, else the latest."""
-    ended = run.summary.get("val_accuracy") is not None
-    accuracy = run.summary["val_accuracy"] if ended else latest.get("val/accuracy")
-    loss = run.summary["val_loss"] if ended else latest.get("val/loss")
+    summary = {} if run.is_active else run.summary  # what a pause has left is no longer so
+    ended = summary.get("val_accuracy") is not None
+    accuracy = summary["val_accuracy"] if ended else latest.get("val/accuracy")
+    loss = summary["val_loss"] if ended else latest.get("val/loss")
     columns = st.columns(4)
     columns[0].metric(
         "Validation accuracy", percent(accuracy), help="Of the best epoch, whose model is kept." if ended else None
     )
-    columns[1].metric("Validation loss", "–" if loss is None else f"{loss:.3f}")
+    columns[1].metric("Validation loss", "–" if loss is None else number(loss))
     columns[2].metric("Time", duration(run.seconds))
-    speed = run.summary.get("images_per_second") or run.progress.images_per_second
-    columns[3].metric("Pictures per second", "–" if speed is None else f"{speed:.3g}")
+    speed = summary.get("images_per_second") or run.progress.images_per_second
+    columns[3].metric("Pictures per second", "–" if speed is None else number(speed))
 
 
 def show_results(run: Run) -> None:
@@ -278,7 +303,7 @@ def show_history(run: Run) -> None:
 
 def has_model(run: Run) -> bool:
     """Tell whether a model of this run can be used."""
-    return artifacts.has_bundle(service.run_folder(run.id) / "model")
+    return run.state != State.CANCELLED and artifacts.has_bundle(service.run_folder(run.id) / "model")
 
 
 def classes_of(run: Run) -> list[str]:

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from pages.parts.frame import show_frame
+from pages.parts.notices import told
 
 pages = {
     "Build": [
@@ -16,5 +17,7 @@ pages = {
 
 st.set_page_config(page_title="dlkit studio", page_icon="🌻", layout="wide")
 page = st.navigation(pages)
-show_frame()
-page.run()
+with told():  # a store that cannot be used just now is a sentence on whatever page
+    show_frame()
+with told():
+    page.run()

@@ -14,9 +14,9 @@ from dlkit.data.dataset import is_here
 from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
 from dlkit.figures.curves import schedule_figure
-from dlkit.runs import service
 from dlkit.words import count, escape_markdown, size
 from pages.parts import forms, link, pictures
+from pages.parts.launch import launch
 from pages.parts.notices import show_error, told
 
 STRATEGIES = {
@@ -177,5 +177,4 @@ with plan, st.container(border=True):
         width="stretch",
     ):
         with told():
-            run = service.submit(forms.unread(values))
-            st.switch_page("runs.py", query_params={"run": run.id})
+            launch(forms.unread(values))

@@ -39,6 +39,11 @@ class LiveServer:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would fill; it goes with this object)
 
     def __enter__(self) -> "LiveServer":
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the server, or start it anew at the same port after it was killed; wait until it answers."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(self.port)],
             cwd=self.root,
@@ -52,7 +57,6 @@ class LiveServer:
         except BaseException:
             self.stop()
             raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -70,6 +74,11 @@ class LiveServer:
     def output(self) -> str:
         """Return what the server has printed so far."""
         return os.pread(self._log.fileno(), 10_000_000, 0).decode(errors="replace")
+
+    def kill(self) -> None:
+        """End the server as a power cut would."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self) -> None:
         """End the server politely, or by force if it does not listen."""

@@ -5,8 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import psutil
 import pytest
 
 from dlkit.config import FinetuneConfig
-from dlkit.runs.records import Kind, Slot, State
+from dlkit.runs.records import Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
+from dlkit.runs.tables import changes, points, runs
 from tests.live_server import REPOSITORY, LiveServer
 from tests.test_words import NAMES
 
@@ -27,6 +29,14 @@ pytestmark = pytest.mark.browser
 FLOWERS = REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
 TRAINING_MS = 90_000
 QUICK = {"level": "expert", "image_size": "64", "batch_size": "64", "feature_views": "1"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience(browser: "Browser") -> None:
+    """Let every expectation wait for long: the machine may be busy with other work."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +121,21 @@ def settle(page: "Page") -> None:
 
 def choose(page: "Page", label: str, option: str) -> None:
     """Choose an option of a list by typing its beginning, as a user would."""
-    settle(page)
-    box = page.get_by_role("combobox", name=label)
-    box.click()
-    box.fill(option)
-    page.get_by_role("option", name=option).first.wait_for()
-    box.press("Enter")
+    from playwright.sync_api import TimeoutError as NothingCame
+
+    box, found = page.get_by_role("combobox", name=label), page.get_by_role("option", name=option).first
+    for _ in range(6):  # a part of the page that is drawn anew just now closes the list
+        settle(page)
+        box.click()
+        box.fill(option)
+        try:
+            found.wait_for(timeout=5_000)
+        except NothingCame:
+            page.keyboard.press("Escape")
+            continue
+        box.press("Enter")
+        return
+    raise AssertionError(f"{label} never offered {option}")
 
 
 def fill(page: "Page", label: str, text: str) -> None:
@@ -281,6 +300,30 @@ def trained(server: LiveServer) -> str:
     raise AssertionError("the training left no run")
 
 
+@pytest.fixture(scope="module")
+def steered(server: LiveServer) -> str:
+    """The id of a paused run with a curve and changes on it, which no worker has ever had."""
+    store, run = store_of(server), "5" * 32
+    config = FinetuneConfig().resolved().model_dump(mode="json")
+    store.add_run(run, Kind.FINETUNE, "Much that was changed", config, Slot.CPU, "you", Priority.LOW)
+    store.wish(run, Wish.PAUSE, "you")
+    values = [("step/loss", step, step / 12, 2 / step) for step in range(1, 61)]
+    values += [("learning_rate", step, step / 12, 1e-3 / step) for step in range(1, 61)]
+    values += [("val/loss", 12 * epoch, epoch, 1 / (1 + epoch)) for epoch in range(6)]
+    values += [("val/accuracy", 12 * epoch, epoch, epoch / 6) for epoch in range(6)]
+    rows = [{"run_id": run, "key": key, "step": step, "epoch": at, "value": value} for key, step, at, value in values]
+    changed = [("learning_rate", 0.00123, 14), ("augmentation", "strong", 20), ("frozen", False, 36)]
+    changed += [("epochs", 25, 58), ("micro_batch", 16, 59)]
+    with store._write() as connection:
+        connection.execute(points.insert(), rows)
+        for number, (what, value, step) in enumerate(changed, start=1):
+            row = {"number": number, "what": what, "value": value, "step": step, "actor": "you"}
+            connection.execute(changes.insert().values(run_id=run, **row))
+        connection.execute(runs.update().where(runs.c.id == run).values(step=60))
+    assert store.run(run).state == State.PAUSED
+    return run
+
+
 def test_reload_keeps_what_is_shown(browser: "Browser", server: LiveServer, trained: str) -> None:
     from playwright.sync_api import expect
 
@@ -373,7 +416,7 @@ def test_launch_is_reached_by_the_keyboard(browser: "Browser", server: LiveServe
     ],
 )
 def test_no_page_is_wider_than_the_screen(
-    browser: "Browser", server: LiveServer, trained: str, name: str, options: dict[str, Any]
+    browser: "Browser", server: LiveServer, trained: str, steered: str, name: str, options: dict[str, Any]
 ) -> None:
     with Visitor(browser, server, **options) as visitor:
         for label, path, parameters in (
@@ -389,6 +432,7 @@ def test_no_page_is_wider_than_the_screen(
             ("run-mistakes", "runs", {"run": trained, "tab": "Mistakes"}),
             ("run-settings", "runs", {"run": trained, "tab": "Settings"}),
             ("classify", "predict", {"model": trained}),
+            ("run-steered", "runs", {"run": steered}),
         ):
             page = visitor.open(path, **parameters)
             wide = page.evaluate("() => document.scrollingElement.scrollWidth - window.innerWidth")
@@ -397,6 +441,13 @@ def test_no_page_is_wider_than_the_screen(
             inner = page.get_by_test_id("stMain").evaluate("element => element.scrollWidth - element.clientWidth")
             assert inner <= 0, f"{label}: {inner} pixels too wide inside"
             visitor.picture(f"{name}-{label}")
+        box = open_form(page, "Change").bounding_box()
+        window = page.viewport_size
+        assert box
+        assert window
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= window["width"]
+        visitor.picture(f"{name}-run-change")
         assert visitor.complaints == []
 
 
@@ -452,4 +503,199 @@ def test_start_page_classifies_its_sample(browser: "Browser", server: LiveServer
             button.click()
         expect(answer.locator("figcaption")).to_contain_text("cat", timeout=30_000)
         visitor.picture("start-answer")
+        assert visitor.complaints == []
+
+
+# Runs that outlive their visitors, and visitors that steer them
+
+LONG = {"dataset": "shapes", "strategy": "full", "head_epochs": "0", "epochs": "900", "augmentation": "none"}
+PATIENT_MS = 60_000  # what the worker does may take long on a busy machine
+
+
+def launch(page: "Page") -> str:
+    """Launch what the form shows; return the run's id."""
+    from playwright.sync_api import expect
+
+    expect(page.get_by_role("button", name="Launch")).to_be_enabled(timeout=30_000)
+    page.get_by_role("button", name="Launch").click()
+    page.wait_for_url(re.compile(r"/runs\?run=[0-9a-f]{32}$"), timeout=30_000)
+    return query_of(page)["run"]
+
+
+def drawn_steps(page: "Page") -> list[int]:
+    """Return the steps of which the loss is drawn."""
+    return page.evaluate(
+        "() => { const plot = document.querySelector('.js-plotly-plot');"
+        " const trace = plot && plot.data.find(trace => trace.name === 'each step');"
+        " return trace ? Array.from(trace.customdata._inputArray || trace.customdata) : [] }"
+    )
+
+
+def wait_for_steps(page: "Page", count: int) -> list[int]:
+    """Wait until the drawn loss has so many steps, and return them."""
+    deadline = time.monotonic() + PATIENT_MS / 1000
+    while len(steps := drawn_steps(page)) < count:
+        assert time.monotonic() < deadline, f"{len(steps)} steps are drawn, not {count}"
+        page.wait_for_timeout(200)
+    return steps
+
+
+def wait_for_run(server: LiveServer, run: str, look: Callable[[Run], Any]) -> Run:
+    """Wait until the store has the run as `look` wants it."""
+    deadline = time.monotonic() + PATIENT_MS / 1000
+    while not look(found := store_of(server).run(run)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    return found
+
+
+def press(page: "Page", name: str) -> None:
+    page.get_by_test_id("stMain").get_by_role("button", name=name, exact=True).click()
+
+
+def open_form(page: "Page", name: str) -> "Locator":
+    """Open a popover of the page, and return what is in it."""
+    page.get_by_test_id("stPopover").filter(has_text=name).get_by_role("button").first.click()
+    inside = page.get_by_test_id("stPopoverBody")
+    inside.wait_for()
+    return inside
+
+
+def is_whole(steps: list[int]) -> bool:
+    return steps == list(range(1, len(steps) + 1))
+
+
+@pytest.fixture(scope="module")
+def long_run(server: LiveServer, browser: "Browser") -> str:
+    """The id of a run that goes on as long as its tests, launched by a visitor who leaves."""
+    with Visitor(browser, server) as visitor:
+        run = launch(visitor.open("train", **QUICK, **LONG))
+        wait_for_steps(visitor.page, 3)
+    return run
+
+
+def test_run_goes_on_without_its_visitor_and_without_the_server(
+    browser: "Browser", server: LiveServer, long_run: str
+) -> None:
+    from playwright.sync_api import expect
+
+    before = wait_for_run(server, long_run, lambda run: run.step > 5)
+    server.kill()
+    server.start()
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("runs", run=long_run)
+        expect(badge(page, "running")).to_be_visible(timeout=10_000)
+        steps = wait_for_steps(page, before.step + 5)
+        assert is_whole(steps)
+        assert is_whole([point.step for point in store_of(server).curve(long_run, keys=["step/loss"])])
+        now = store_of(server).run(long_run)
+        assert (now.attempt, now.pid) == (1, before.pid), "the same worker"
+        assert len(wait_for_steps(page, len(steps) + 1)) > len(steps), "and it grows before one's eyes"
+        visitor.picture("run-after-restart")
+        assert visitor.complaints == []
+
+
+def test_run_is_paused_resumed_changed_stopped_and_continued(
+    browser: "Browser", server: LiveServer, long_run: str
+) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("runs", run=long_run)
+        wait_for_steps(page, 1)
+        press(page, "Pause")
+        expect(badge(page, "paused")).to_be_visible(timeout=PATIENT_MS)
+        paused = store_of(server).run(long_run)
+        assert (paused.state, paused.pid) == (State.PAUSED, None)
+        visitor.picture("run-paused")
+        press(page, "Resume")
+        expect(badge(page, "running")).to_be_visible(timeout=PATIENT_MS)
+        assert is_whole(wait_for_steps(page, paused.step + 2))
+
+        form = open_form(page, "Change")
+        form.get_by_role("textbox", name="Learning rate").fill("fast")
+        form.get_by_role("button", name="Change").click()
+        expect(form.get_by_test_id("stAlert")).to_contain_text("must be a number from 1e-08 to 10; got fast.")
+        visitor.picture("run-change-refused")
+        form.get_by_role("textbox", name="Learning rate").fill("0.000123")
+        form.get_by_role("button", name="Change").click()
+        chart = page.get_by_test_id("stPlotlyChart").first
+        expect(chart.get_by_text("learning rate 0.000123")).to_be_attached(timeout=PATIENT_MS)
+        expect(page.get_by_test_id("stPlotlyChart").last.get_by_text("learning rate 0.000123")).to_be_attached()
+        (change,) = store_of(server).changes(long_run)
+        assert (change.what, change.value) == ("learning_rate", 0.000123)
+        assert change.step
+        page.keyboard.press("Escape")
+        wait_for_steps(page, change.step + 3)
+        visitor.picture("run-changed")
+
+        press(page, "Stop")
+        wait_for_run(server, long_run, lambda run: run.wish or run.has_ended)
+        expect(badge(page, "stopped")).to_be_visible(timeout=PATIENT_MS)
+        stopped = store_of(server).run(long_run)
+        form = open_form(page, "Continue")
+        visitor.picture("run-continue")
+        form.get_by_role("textbox", name="More epochs").fill("2")
+        form.get_by_role("button", name="Continue").click()
+        expect(badge(page, "running")).to_be_visible(timeout=PATIENT_MS)
+        assert is_whole(wait_for_steps(page, stopped.step + 1))
+        page.get_by_role("tab", name="History").click()
+        for text in ("you: asked to pause", "you: asked to resume", "you: asked to stop", "you: asked for epochs 902"):
+            expect(page.get_by_text(text)).to_be_visible()
+        visitor.picture("run-history")
+        assert visitor.complaints == []
+
+
+def test_tab_that_has_not_heard_is_told(browser: "Browser", server: LiveServer, long_run: str) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as first, Visitor(browser, server) as second:
+        store = store_of(server)
+        if store.run(long_run).state != State.PAUSED:
+            store.wish(long_run, Wish.PAUSE, "test")
+        wait_for_run(server, long_run, lambda run: run.state == State.PAUSED)
+        ours, theirs = (visitor.open("runs", run=long_run) for visitor in (first, second))
+        for page in (ours, theirs):
+            expect(badge(page, "paused")).to_be_visible(timeout=30_000)
+        press(ours, "Stop")
+        expect(badge(ours, "stopped")).to_be_visible(timeout=30_000)
+        press(theirs, "Resume")
+        expect(theirs.get_by_test_id("stAlert")).to_contain_text(
+            re.compile("has changed meanwhile: it is stopped|cannot be"), timeout=30_000
+        )
+        expect(badge(theirs, "stopped")).to_be_visible()
+        assert store.run(long_run).state == State.STOPPED
+        second.picture("run-stale")
+        assert first.complaints == second.complaints == []
+
+
+def test_double_click_launches_once_and_the_queue_is_shown(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    store = store_of(server)
+    before = store.count_runs(Kind.FINETUNE)
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("train", **QUICK, **{**LONG, "name": "first"})
+        expect(page.get_by_role("button", name="Launch")).to_be_enabled(timeout=30_000)
+        page.get_by_role("button", name="Launch").dblclick()
+        page.wait_for_url(re.compile(r"/runs\?run=[0-9a-f]{32}$"), timeout=30_000)
+        expect(page.get_by_role("heading", name="first", level=1)).to_be_visible()
+        settle(page)
+        assert store.count_runs(Kind.FINETUNE) == before + 1
+        launched = [query_of(page)["run"]]
+        wait_for_run(server, launched[0], lambda run: run.state == State.RUNNING)
+        for name in ("second", "third"):
+            launched.append(launch(visitor.open("train", **QUICK, **{**LONG, "name": name})))
+        press(page, "Run next")
+        expect(page.get_by_text("place 1, it starts").first).to_be_visible(timeout=30_000)
+        page = visitor.open("runs")
+        expect(page.get_by_text("In the queue")).to_be_visible()
+        links = page.get_by_test_id("stMain").get_by_test_id("stPageLink").filter(has_text=re.compile(r"^\d\. "))
+        expect(links).to_have_text([re.compile("third"), re.compile("second")])
+        visitor.picture("runs-queue")
+        for run in launched:
+            store.wish(run, Wish.CANCEL, "test")
+        expect(page.get_by_text("In the queue")).to_have_count(0, timeout=PATIENT_MS)
+        for run in launched:
+            wait_for_run(server, run, lambda found: found.has_ended)
         assert visitor.complaints == []

@@ -26,9 +26,10 @@ from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.config import FinetuneConfig
 from dlkit.runs import service
 from dlkit.runs.artifacts import has_bundle
-from dlkit.runs.records import Kind, Run, Slot, State
+from dlkit.runs.records import Checkpoint, Failure, Kind, Point, Progress, Run, Slot, State, Wish
+from dlkit.runs.store import Beat
 from dlkit.settings import settings
-from tests.job_home import NEVER, TINY, job_home, processes
+from tests.job_home import NEVER, TINY, job_home, processes, wait_for_end, wait_for_worker
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "dlkit"]
@@ -223,7 +224,7 @@ def test_detached_run_is_listed_shown_and_stopped(dlkit):
     assert (shown["state"], shown["config"]["epochs"], shown["events"][0]["text"]) == ("queued", 10, "launched")
     stopped = dlkit("runs", "stop", run_id[:6], "--json")
     assert (stopped.code, stopped.json["state"]) == (0, "stopped")
-    assert dlkit("runs", "stop", run_id).out == f"{run_id[:8]} stopped · mine\n", "once more does no harm"
+    assert "it is stopped already" in refused(dlkit("runs", "stop", run_id))
 
 
 def test_detached_run_is_said_in_a_line(dlkit):
@@ -383,13 +384,14 @@ def test_data_folder_that_cannot_be_made_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DLKIT_HOME", str(tmp_path / "file" / "home"))
     settings.cache_clear()
     try:
-        assert "Set DLKIT_HOME" in refused(call(capsys, "runs"))
+        assert call(capsys, "runs") == Answer(0, "nothing yet\n", "")
+        assert "Set DLKIT_HOME" in refused(call(capsys, "train", "--detach"))
     finally:
         settings.cache_clear()
 
 
 def test_mistake_of_ours_keeps_its_traceback(dlkit, monkeypatch):
-    monkeypatch.setattr(service, "submit", lambda _: 1 / 0)
+    monkeypatch.setattr(service, "submit", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dlkit("train")
 
@@ -426,7 +428,14 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self._seen = ""
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=ROOT, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True
+            [*COMMAND, *arguments],
+            cwd=ROOT,
+            stdin=theirs,
+            stderr=theirs,
+            stdout=subprocess.PIPE,
+            text=True,
+            # who starts the tests in the background ignores Ctrl-C, and a child would inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         os.set_blocking(self._ours, False)
@@ -566,3 +575,222 @@ def test_export_writes_the_model_as_a_zip(trained, tmp_path):
         assert {"model.json", "README.txt"} < set(archive.namelist())
     answer = in_process("runs", "export", run, "--output", str(tmp_path / "no" / "model.zip"))
     assert (answer.code, "cannot be written" in answer.err) == (2, True)
+
+
+# Steering a run
+
+
+STEPS = tuple(Point("step/loss", step, step / 12, 1 / step) for step in range(1, 101))
+
+
+def started(**values: Any) -> Run:
+    """Return a run that is at work and has taken a hundred steps."""
+    service.submit({"device": "cpu", **values})
+    run = service.store().claim({Slot.CPU: ["cpu0"]})
+    assert run is not None
+    checkpoint = Checkpoint(1, run.attempt, 96, "checkpoints/1.pt", 10, "0" * 64)
+    service.store().beat(run.id, run.attempt, Beat(Progress("training"), STEPS, 100, 5.0, (checkpoint,)))
+    return service.run(run.id)
+
+
+def finished(state: State, failure: str | None = None, kind: Failure | None = None) -> Run:
+    run = started()
+    service.store().finish(run.id, run.attempt, state, {}, failure, kind)
+    return service.run(run.id)
+
+
+def paused() -> Run:
+    service.submit({"device": "cpu"})
+    return service.pause(service.store().list_runs()[0].id)
+
+
+#: verb and flags -> a run for which it holds, and what becomes of that: state, wish, changes
+HOLDS: dict[tuple[str, ...], tuple[Any, State, Wish | None, dict[str, Any]]] = {
+    ("pause",): (started, State.RUNNING, Wish.PAUSE, {}),
+    ("stop",): (started, State.RUNNING, Wish.STOP, {}),
+    ("cancel",): (started, State.RUNNING, Wish.CANCEL, {}),
+    ("resume",): (paused, State.QUEUED, None, {}),
+    ("retry",): (lambda: finished(State.CANCELLED), State.QUEUED, None, {}),
+    ("retry", "--learning-rate", "1e-5"): (
+        lambda: finished(State.FAILED, "It diverged.", Failure.DIVERGED),
+        State.QUEUED,
+        None,
+        {"learning_rate": 1e-5},
+    ),
+    ("continue",): (lambda: finished(State.STOPPED), State.QUEUED, None, {}),
+    ("continue", "--epochs", "3"): (lambda: finished(State.SUCCEEDED), State.QUEUED, None, {"epochs": 13}),
+    ("change", "--learning-rate", "0.01", "--epochs", "12", "--augmentation", "strong", "--frozen", "false"): (
+        started,
+        State.RUNNING,
+        None,
+        {"learning_rate": 0.01, "epochs": 12, "augmentation": "strong", "frozen": False},
+    ),
+    ("priority", "high"): (lambda: service.submit({}), State.QUEUED, None, {}),
+}
+
+
+def of_run(run_id: str, words: tuple[str, ...]) -> list[str]:
+    return ["runs", words[0], run_id, *words[1:]]
+
+
+@pytest.mark.parametrize("words", HOLDS, ids=" ".join)
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_verb_does_what_it_says(dlkit, words, as_json):
+    make, state, wish, changes = HOLDS[words]
+    run = make()
+    answer = dlkit(*of_run(run.id[:10], words), *(["--json"] if as_json else []))
+    assert (answer.code, answer.err) == (0, "")
+    now = service.run(run.id)
+    assert (now.state, now.wish) == (state, wish)
+    assert {change.what: change.value for change in service.store().changes(run.id)} == changes
+    if as_json:
+        assert answer.json.keys() >= ROW_KEYS
+        assert (answer.json["run"], answer.json["state"]) == (run.id, state)
+    else:
+        assert answer.out == f"{run.id[:8]} {state} · {run.name}\n"
+
+
+@pytest.mark.parametrize("words", HOLDS, ids=" ".join)
+def test_verb_of_a_run_that_is_not_there_is_refused(dlkit, words):
+    assert "No run begins with 'ff'." in refused(dlkit(*of_run("ff", words), "--json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "make", "sentence"),
+    [
+        (("pause",), paused, "This run cannot be paused any more: it is paused already."),
+        (("pause",), lambda: finished(State.SUCCEEDED), "This run cannot be paused any more: it is succeeded already."),
+        (("resume",), started, "This run cannot be resumed: it is running."),
+        (("retry",), started, "This run cannot be tried again: it is running."),
+        (
+            ("retry", "--learning-rate", "1"),
+            started,
+            "This run cannot be tried again at another learning rate: it is running.",
+        ),
+        (
+            ("retry", "--learning-rate", "fast"),
+            lambda: finished(State.FAILED, "It diverged.", Failure.DIVERGED),
+            "Learning rate (learning_rate) must be a number from 1e-08 to 10; got fast.",
+        ),
+        (("continue",), lambda: finished(State.SUCCEEDED), "epochs must be a new value"),
+        (("continue",), lambda: service.cancel(service.submit({}).id), "has kept nothing to continue from"),
+        (("continue", "--epochs", "many"), lambda: finished(State.STOPPED), "must be a whole number from 0 to 1000"),
+        (("change",), started, "Say what to change: --learning-rate, --augmentation, --epochs, --frozen."),
+        (("change", "--epochs", "3"), started, "of epochs a higher one; it is 10."),
+        (("change", "--frozen", "perhaps"), started, "frozen must be true or false; got perhaps."),
+        (("change", "--frozen", "true"), started, "The backbone is frozen already."),
+        (("change", "--augmentation", "wild"), started, "(augmentation) must be one of"),
+        (("change", "--epochs", "20"), lambda: finished(State.SUCCEEDED), "Only a run that goes on can be changed"),
+        (("priority", "urgent"), started, "The priority must be low, normal or high; got urgent."),
+        (("priority", "high"), lambda: finished(State.STOPPED), "Only a run that has not ended has a priority"),
+        (("delete",), started, "Stop it first."),
+    ],
+)
+def test_verb_that_does_not_hold_now_is_refused(dlkit, words, make, sentence):
+    run = make()
+    before = service.run(run.id), service.store().history(run.id), service.store().changes(run.id)
+    assert sentence in refused(dlkit(*of_run(run.id, words), "--json"))
+    assert (service.run(run.id), service.store().history(run.id), service.store().changes(run.id)) == before
+
+
+def test_change_is_all_or_nothing(dlkit):
+    run = started()
+    refused(dlkit("runs", "change", run.id, "--learning-rate", "0.01", "--epochs", "3"))
+    refused(dlkit("runs", "change", run.id, "--epochs", "30", "--augmentation", "wild"))
+    assert service.store().changes(run.id) == []
+
+
+def test_show_as_json_has_all_of_a_run_at_work(dlkit):
+    run = started()
+    service.change(run.id, "learning_rate", 0.01)
+    service.pause(run.id)
+    shown = dlkit("runs", "show", run.id, "--json").json
+    expected = {"state": "running", "attempts": 1, "step": 100, "epoch": 100 / 12, "wish": "pause"}
+    expected |= {"priority": "normal", "seconds_at_work": 5.0, "failure": None, "failure_kind": None}
+    assert shown.items() >= expected.items()
+    assert shown["progress"]["phase"] == "training"
+    assert [point["step"] for point in shown["metrics"]] == list(range(81, 101))
+    assert shown["metrics"][-1] == {"key": "step/loss", "step": 100, "epoch": 100 / 12, "value": 0.01}
+    assert shown["changes"] == [{"number": 1, "what": "learning_rate", "value": 0.01, "step": None, "actor": "you"}]
+    texts = ["launched", "started on cpu0, attempt 1", "asked for learning rate 0.01", "asked to pause"]
+    assert [event["text"] for event in shown["events"]] == texts
+    text = dlkit("runs", "show", run.id).out
+    assert all(line in text for line in texts)
+
+
+def test_show_names_a_failure(dlkit):
+    run = finished(State.FAILED, "The loss is not a number.", Failure.DIVERGED)
+    shown = dlkit("runs", "show", run.id, "--json").json
+    assert (shown["state"], shown["failure"], shown["failure_kind"]) == ("failed", run.failure, "diverged")
+    assert run.failure in dlkit("runs", "show", run.id).out.splitlines()
+
+
+def test_queue_is_listed_in_its_order(dlkit):
+    assert dlkit("runs", "queue", "--json").json == []
+    assert dlkit("runs", "queue").out == "nothing yet\n"
+    ids = {}
+    for name, flags in (("a", []), ("b", ["--priority", "low"]), ("c", []), ("d", ["--priority", "high"])):
+        ids[name] = dlkit("train", "--detach", "--json", "--device", "cpu", "--name", name, *flags).json["run"]
+    rows = dlkit("runs", "queue", "--json").json
+    assert [(row["place"], row["name"], row["priority"]) for row in rows] == [
+        (1, "d", "high"),
+        (2, "a", "normal"),
+        (3, "c", "normal"),
+        (4, "b", "low"),
+    ]
+    assert [row["run"] for row in rows] == [ids[name] for name in "dacb"]
+    assert rows[0]["starts_in_seconds"] == 0
+    dlkit("runs", "priority", ids["b"], "high")
+    lines = dlkit("runs", "queue").out.splitlines()
+    assert lines[0].split() == ["run", "place", "name", "priority", "starts_in_seconds"]
+    assert [line.split()[2] for line in lines[1:]] == ["b", "d", "a", "c"]  # of two that are high the older one
+
+
+def test_unknown_priority_of_a_launch_is_refused(home, capsys):
+    assert "The priority must be low, normal or high; got soon." in train_in_vain(capsys, "--priority", "soon")
+
+
+def test_duplicate_takes_the_settings_of_a_run_with_its_changes(dlkit):
+    first = service.submit({"optimizer": "rmsprop", "momentum": 0.5, "epochs": 4, "image_size": 64, "name": "first"})
+    service.change(first.id, "augmentation", "strong")
+    second = dlkit("train", "--duplicate", first.id[:9], "--epochs", "6", "--detach", "--json").json["run"]
+    config = service.run(second).config
+    wanted = {"optimizer": "rmsprop", "momentum": 0.5, "epochs": 6, "image_size": 64, "augmentation": "strong"}
+    assert config.items() >= wanted.items()
+    same = {name for name in config if config[name] == first.config[name]}
+    assert config.keys() - same == {"epochs", "augmentation", "name"}
+
+
+def test_duplicate_that_cannot_be_is_refused(dlkit):
+    first = service.submit({"optimizer": "rmsprop", "momentum": 0.5})
+    assert "No run begins with 'ff'." in refused(dlkit("train", "--duplicate", "ff", "--detach"))
+    assert "Epochs (epochs) must be" in refused(dlkit("train", "--duplicate", first.id, "--epochs", "0", "--detach"))
+    sentence = refused(dlkit("train", "--duplicate", first.id, "--optimizer", "adamw", "--detach"))
+    assert "momentum is not a setting of adamw" in sentence
+    older = service.store().add_run("e" * 32, Kind.FINETUNE, "older", {"strategy": "partial"}, Slot.CPU, "you")
+    assert "of another version" in refused(dlkit("train", "--duplicate", older.id, "--detach"))
+    assert len(service.store().list_runs()) == 2
+
+
+def test_supervisor_in_the_foreground_ends_at_sigterm_and_leaves_its_worker(waiting_home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "ensure_supervisor", lambda: None)
+        run = service.submit_fetch("dataset", NEVER)
+    process = subprocess.Popen([*COMMAND, "supervisor"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    worker = wait_for_worker(run)
+    assert [found.pid for found in processes(waiting_home, "dlkit.jobs.supervisor")] == [], "this one is it"
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert (process.returncode, told.count("\n")) == (0, 1)
+    assert told.startswith("supervising")
+    assert worker.is_running()
+    assert service.run(run.id).state == State.RUNNING
+    service.stop(run.id)
+    assert wait_for_end(run).state == State.STOPPED, "the worker hears it by itself"
+
+
+def test_supervisor_in_the_foreground_ends_at_ctrl_c(waiting_home):
+    terminal = Terminal("supervisor")
+    terminal.wait_for("supervising")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == Answer(0, "", "; SIGTERM or Ctrl-C ends it, and leaves the runs running\r\n")

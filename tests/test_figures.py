@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,13 +22,14 @@ from dlkit.figures.curves import (
     MOST_POINTS,
     accuracy_figure,
     balance_figure,
+    change_events,
     loss_figure,
     rate_figure,
     schedule_figure,
 )
 from dlkit.figures.pictures import SHOWN_SIDE, contact_sheet, data_uri, softmax_html
 from dlkit.figures.results import confusion_figure
-from dlkit.runs.records import Point
+from dlkit.runs.records import Change, Point
 from tests.live_server import REPOSITORY
 from tests.test_words import NAMES
 
@@ -86,6 +88,71 @@ def test_each_series_holds_its_own_values() -> None:
 @pytest.mark.parametrize("draw", [loss_figure, accuracy_figure, rate_figure])
 def test_a_run_without_points_has_an_empty_figure(draw) -> None:
     assert all(len(trace.x) == 0 for trace in draw([]).data)
+
+
+# Events on the curves
+
+
+def changes_of(*steps: int | None) -> list[Change]:
+    return [Change(number, "learning_rate", 0.1 / number, step, "you") for number, step in enumerate(steps, start=1)]
+
+
+def test_changes_stand_at_the_epoch_of_their_step() -> None:
+    points = [*curve("step/loss", 40), Point("val/loss", 40, 4.0, 1.0)]  # ten steps an epoch
+    assert change_events(changes_of(0, 20, 25, 40), points) == [
+        (0.0, "learning rate 0.1"),
+        (2.0, "learning rate 0.05"),
+        (2.5, "learning rate 0.0333333"),
+        (4.0, "learning rate 0.025"),
+    ]
+
+
+def test_changes_that_are_still_to_come_are_no_events() -> None:
+    assert change_events(changes_of(None, 20, None), curve("step/loss", 40)) == [(2.0, "learning rate 0.05")]
+    assert change_events([], curve("step/loss", 40)) == []
+
+
+@pytest.mark.parametrize("points", [[], [Point("val/loss", 0, 0.0, 1.0)]])
+def test_changes_of_a_run_that_has_no_step_stand_at_the_beginning(points: list[Point]) -> None:
+    assert change_events(changes_of(0), points) == [(0.0, "learning rate 0.1")]
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "text"),
+    [
+        ("epochs", 12, "epochs 12"),
+        ("augmentation", "strong", "augmentation strong"),
+        ("frozen", True, "a frozen backbone"),
+        ("frozen", False, "a backbone that learns"),
+        ("micro_batch", 8, "at most 8 pictures at a time"),
+    ],
+)
+def test_events_are_in_words(what: str, value: object, text: str) -> None:
+    assert change_events([Change(1, what, value, 10, "you")], curve("step/loss", 20)) == [(1.0, text)]
+
+
+@pytest.mark.parametrize(("draw", "key"), [(loss_figure, "step/loss"), (rate_figure, "learning_rate")])
+def test_each_event_is_a_line_with_its_text(draw, key: str) -> None:
+    events = [(number / 2, f"event {number}") for number in range(6)]
+    layout = draw(curve(key, 40), events).layout
+    assert [(shape.type, shape.x0, shape.x1) for shape in layout.shapes] == [("line", x, x) for x, _ in events]
+    assert [(note.x, note.text) for note in layout.annotations] == events
+    # the curve is drawn to epoch 4
+    assert [note.xanchor for note in layout.annotations] == ["left"] * 5 + ["right"]
+    heights = [note.y for note in layout.annotations]
+    assert all(abs(one - next_) > 0.05 for one, next_ in pairwise(heights)), "neighbours do not hide each other"
+    assert all(0.5 < height < 1 for height in heights)
+    assert not draw(curve(key, 40)).layout.shapes
+
+
+def test_texts_of_events_are_no_markup() -> None:
+    events = [(1.0, name) for name in NAMES]
+    texts = [note.text for note in loss_figure(curve("step/loss", 20), events).layout.annotations]
+    assert not any(set(text) & set("<>\n\"'") for text in texts)
+
+
+def test_learning_rates_are_written_as_powers_of_ten() -> None:
+    assert rate_figure(curve("learning_rate", 3)).layout.yaxis.exponentformat == "e"
 
 
 # The drawn schedule

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import re
 import secrets
 import shutil
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,18 @@ from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
 from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
 from dlkit.data.dataset import open_dataset
-from dlkit.errors import ConfigError
+from dlkit.errors import ConfigError, StoreError
+from dlkit.figures.curves import MOST_POINTS
 from dlkit.runs import artifacts, service
-from dlkit.runs.records import Kind, Point, Progress, Run, Slot, State
+from dlkit.runs.records import Change, Checkpoint, Failure, Kind, Point, Priority, Progress, Run, Slot, State, Wish
+from dlkit.runs.store import Beat, Store, open_store
 from dlkit.settings import settings
 from dlkit.words import duration, escape_markdown
-from pages.parts import warmth
+from pages.parts import launch as launching
+from pages.parts import steering, warmth
 from pages.parts.forms import RATES
 from tests.live_server import REPOSITORY
+from tests.test_store import only_readable  # noqa: F401
 from tests.test_words import NAMES
 
 PAGES = ("home", "data", "train", "runs", "predict")
@@ -41,6 +47,7 @@ FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 NUMBERS = [name for name in FinetuneConfig.model_fields if describe(name).kind in (int, float)]
 KINDS = (("head", "none"), ("full", "mixup"))  # strategy and mixing
 BASIC = {"dataset", "backbone", "strategy", "optimizer", "learning_rate", "epochs"}
+ENSURE_SUPERVISOR = service.ensure_supervisor
 STRANGE_RUNS = ["", "../../etc", "0" * 32, "a" * 10_000, "<script>alert(1)</script>", "\x00", "None", "g" * 32]
 
 
@@ -109,7 +116,8 @@ def running(run: Run | None = None) -> Run:
     points = [Point("val/accuracy", step, step / 50, step / 200) for step in (0, 50, 100)]
     steps = range(1, 101)
     points += [Point(key, step, step / 50, 1 / step) for key in ("step/loss", "learning_rate") for step in steps]
-    service.store().beat(claimed.id, claimed.attempt, Progress("training: head", 0.5, 7.0, 120.0), points)
+    beat = Beat(Progress("training: head", 0.5, 7.0, 120.0), tuple(points), max(point.step for point in points))
+    service.store().beat(claimed.id, claimed.attempt, beat)
     return claimed
 
 
@@ -249,7 +257,10 @@ def test_many_runs_are_shown_in_pages() -> None:
         queue(f"run {number}")
     app = opened("runs")
     shown = re.findall(r"run \d+", "\n".join(plain(found.label) for found in app.get("page_link")))
-    assert shown == [f"run {number}" for number in range(44, 24, -1)]
+    waiting, listed = shown[:5], shown[5:]
+    assert waiting == [f"run {number}" for number in range(5)]  # the queue, the first first
+    assert listed == [f"run {number}" for number in range(44, 24, -1)]
+    assert "and 40 more" in texts(app)
 
 
 def test_hostile_names_of_runs_are_escaped_on_every_page() -> None:
@@ -859,3 +870,647 @@ def test_home_offers_the_photo_when_the_warm_up_has_failed() -> None:
     warmth.warming.clear()
     app = opened("home")
     assert app.file_uploader(key="photo")
+
+
+# Steering a run: the buttons of each state
+
+VERBS = {"pause", "resume", "stop", "cancel", "retry", "next", "slower", "delete"}
+FAILED = {f"failed: {kind}": kind for kind in Failure}
+
+
+def with_checkpoint(run: Run) -> Run:
+    checkpoint = Checkpoint(1, run.attempt, 100, "checkpoints/1.pt", 10, "0" * 64)
+    service.store().beat(run.id, run.attempt, Beat(step=100, checkpoints=(checkpoint,)))
+    return run
+
+
+def left(
+    run: Run, state: State, text: str | None = None, kind: Failure | None = None, bytes_: int | None = None
+) -> Run:
+    """Leave a running run as its worker would."""
+    assert service.store().finish(run.id, run.attempt, state, {}, text, kind, bytes_)
+    return service.run(run.id)
+
+
+def in_state(name: str) -> Run:
+    """Return a run as its name says: a state, perhaps with a wish, a failure or the reason of a pause."""
+    if name == "queued":
+        return queue()
+    run = with_checkpoint(running(queue()))
+    state, _, rest = name.partition(": ")
+    if state == "running" and rest:
+        return {"pause": service.pause, "stop": service.stop, "cancel": service.cancel}[rest](run.id)
+    if state == "running":
+        return run
+    if state == "interrupted":
+        service.store().lose(run, "its worker is gone", 3)
+        return service.run(run.id)
+    if name == "paused":
+        service.pause(run.id)
+    if name == "paused: disk full":
+        return left(run, State.PAUSED, "The disk is full: 1 GB is needed.", Failure.DISK, 10**15)
+    if state == "failed":
+        return left(run, State.FAILED, f"It is {rest}.", Failure(rest))
+    return left(run, State(state))
+
+
+#: state -> the buttons that it has, and the forms
+OFFERED: dict[str, set[str]] = {
+    "queued": {"pause", "stop", "cancel", "next", "Change"},
+    "running": {"pause", "stop", "cancel", "Change"},
+    "running: pause": {"resume", "stop", "cancel", "Change"},
+    "running: stop": {"cancel"},
+    "running: cancel": set(),
+    "paused": {"resume", "stop", "cancel", "Change", "delete"},
+    "paused: disk full": {"resume", "stop", "cancel", "Change", "delete"},
+    "interrupted": {"pause", "stop", "cancel", "next", "Change"},
+    "succeeded": {"Continue", "delete"},
+    "stopped": {"Continue", "delete"},
+    "cancelled": {"retry", "delete"},
+    **{name: {"retry", "delete"} for name in FAILED},
+    "failed: diverged": {"retry", "slower", "delete"},
+}
+#: what a button makes of a run in the state: its state and what it was asked
+DONE: dict[tuple[str, str], tuple[State, Wish | None]] = {
+    ("queued", "pause"): (State.PAUSED, None),
+    ("queued", "stop"): (State.STOPPED, None),
+    ("queued", "cancel"): (State.CANCELLED, None),
+    ("queued", "next"): (State.QUEUED, None),
+    ("running", "pause"): (State.RUNNING, Wish.PAUSE),
+    ("running", "stop"): (State.RUNNING, Wish.STOP),
+    ("running", "cancel"): (State.RUNNING, Wish.CANCEL),
+    ("running: pause", "resume"): (State.RUNNING, None),
+    ("running: pause", "stop"): (State.RUNNING, Wish.STOP),
+    ("running: pause", "cancel"): (State.RUNNING, Wish.CANCEL),
+    ("running: stop", "cancel"): (State.RUNNING, Wish.CANCEL),
+    ("interrupted", "pause"): (State.PAUSED, None),
+    ("interrupted", "stop"): (State.STOPPED, None),
+    ("interrupted", "cancel"): (State.CANCELLED, None),
+    ("interrupted", "next"): (State.INTERRUPTED, None),
+    ("cancelled", "retry"): (State.QUEUED, None),
+    ("failed: diverged", "slower"): (State.QUEUED, None),
+    **{(name, "retry"): (State.QUEUED, None) for name in FAILED},
+    **{
+        (paused, verb): (state, None)
+        for paused in ("paused", "paused: disk full")
+        for verb, state in (("resume", State.QUEUED), ("stop", State.STOPPED), ("cancel", State.CANCELLED))
+    },
+}
+
+
+def offered(app: AppTest) -> set[str]:
+    """Return the keys of the page's buttons, and the labels of what sends a form."""
+    keys = {button.key for button in app.button if button.key in VERBS}
+    return keys | {button.label for button in app.button if button.key not in VERBS}
+
+
+def form_button(app: AppTest, label: str) -> Any:
+    (button,) = (button for button in app.button if button.label == label and button.key not in VERBS)
+    return button
+
+
+@pytest.mark.parametrize("name", [name for name in OFFERED if name not in FAILED or name in list(FAILED)[:2]])
+def test_state_has_its_buttons_and_each_does_what_it_says(name: str) -> None:
+    run = in_state(name)
+    app = opened("runs", run=run.id)
+    assert offered(app) == OFFERED[name]
+    for key in sorted(OFFERED[name] & VERBS - {"delete"}):
+        one = in_state(name) if key != sorted(OFFERED[name] & VERBS)[0] else run
+        app = opened("runs", run=one.id)
+        version = one.version
+        app = sound(app.button(key=key).click().run())
+        now = service.run(one.id)
+        assert (now.state, now.wish) == DONE[name, key], key
+        assert now.version > version or key == "next"
+        assert not app.error or now.failure
+        assert service.store().history(one.id)[-1].actor == "you"
+        assert f"{now.state}" in texts(app)
+        assert offered(app) != OFFERED[name], "the page has been drawn anew"
+        if now.state in (State.RUNNING, State.QUEUED, State.INTERRUPTED):  # out of the way of the next one
+            cleared(one)
+
+
+def cleared(run: Run) -> None:
+    """End a run without its worker, so that it holds no place in the queue."""
+    store = service.store()
+    if service.run(run.id).state == State.RUNNING:
+        left(service.run(run.id), State.STOPPED)
+    else:
+        store.wish(run.id, Wish.STOP, "test")
+
+
+@pytest.mark.parametrize("name", ["paused", "succeeded", "failed: diverged"])
+def test_deleted_run_is_gone_and_the_list_is_shown(name: str) -> None:
+    run = in_state(name)
+    app = sound(opened("runs", run=run.id).button(key="delete").click().run())
+    assert service.store().list_runs() == []
+    assert title(app) == "Runs"
+    assert not app.error
+    assert "run" not in app.query_params
+
+
+def test_run_that_goes_first_is_not_asked_again() -> None:
+    first, second = queue("first"), queue("second")
+    app = sound(opened("runs", run=second.id).button(key="next").click().run())
+    assert "next" not in offered(app)
+    assert [waiting.run.id for waiting in service.queue()] == [second.id, first.id]
+    captions = "\n".join(caption.value for caption in opened("runs").caption)
+    assert captions.count("goes first") == 1
+
+
+def test_ended_run_without_checkpoints_cannot_be_continued() -> None:
+    run = left(running(queue()), State.SUCCEEDED)
+    assert offered(opened("runs", run=run.id)) == {"delete"}
+
+
+# Two tabs
+
+
+def finished_elsewhere(run: Run) -> Run:
+    return left(service.run(run.id), State.SUCCEEDED)
+
+
+#: the state that a tab has drawn, what happens elsewhere, and what is pressed in the tab
+STALE = [
+    ("running", lambda run: service.stop(run.id), ("pause", "stop")),
+    ("running", lambda run: service.pause(run.id), ("pause", "cancel")),
+    ("running", finished_elsewhere, ("stop", "Change")),
+    ("running: pause", lambda run: service.resume(run.id), ("resume",)),
+    ("queued", running, ("stop",)),
+    ("queued", lambda run: service.cancel(run.id), ("cancel", "next", "Change")),
+    ("paused", lambda run: service.resume(run.id), ("resume", "stop", "delete")),
+    ("paused", lambda run: service.stop(run.id), ("resume",)),
+    ("failed: diverged", lambda run: service.retry(run.id), ("retry", "slower", "delete")),
+    ("succeeded", lambda run: service.go_on(run.id, 3), ("Continue",)),
+    ("stopped", lambda run: service.go_on(run.id, 0), ("Continue",)),
+]
+
+
+def pressed(app: AppTest, key: str) -> AppTest:
+    """Press a button of the page as it was drawn; a form is sent with something to send."""
+    if key == "Change":
+        next(field for field in app.text_input if field.label == "Learning rate").set_value("0.123")
+    button = app.button(key=key) if key in VERBS else form_button(app, key)
+    return sound(button.click().run())
+
+
+@pytest.mark.parametrize(("drawn", "elsewhere", "key"), [(*case[:2], key) for case in STALE for key in case[2]])
+def test_stale_tab_is_told_and_does_nothing(drawn: str, elsewhere: Any, key: str) -> None:
+    run = in_state(drawn)
+    app = opened("runs", run=run.id)
+    elsewhere(run)
+    store = service.store()
+    now = store.run(run.id), store.history(run.id), store.changes(run.id)
+    app = pressed(app, key)
+    (problem,) = errors(app)
+    assert re.search("changed meanwhile|Only a run that|cannot", problem)
+    assert (store.run(run.id), store.history(run.id), store.changes(run.id)) == now
+    assert now[0].state in texts(app), "it shows the run as it is"
+
+
+@pytest.mark.parametrize(
+    ("drawn", "key"),
+    [("queued", "pause"), ("queued", "Change"), ("paused", "resume"), ("paused", "delete"), ("succeeded", "Continue")],
+)
+def test_tab_of_a_run_that_was_deleted_elsewhere_is_told(drawn: str, key: str) -> None:
+    run = in_state(drawn)
+    app = opened("runs", run=run.id)
+    if run.is_active:
+        service.cancel(run.id)
+    service.delete(run.id)
+    app = pressed(app, key)
+    assert "There is no run" in errors(app)[0]
+    assert title(app) == "Runs"
+    assert service.store().list_runs() == []
+
+
+def test_refusal_is_not_shown_for_another_run() -> None:
+    first, second = in_state("paused"), queue("second")
+    app = opened("runs", run=first.id)
+    service.resume(first.id)
+    app = pressed(app, "resume")
+    assert errors(app)
+    app.query_params["run"] = second.id
+    assert not errors(sound(app.run()))
+
+
+# Launching twice
+
+
+def launch_again(app: AppTest, **values: str) -> AppTest:
+    """Go back to the form in the same session and launch."""
+    app.query_params.clear()
+    app = sound(app.switch_page("train.py").run())
+    for name, value in values.items():
+        app.text_input(key=name).set_value(value)
+    return sound(app.button(key="launch").click().run())
+
+
+def test_two_clicks_make_one_run_and_other_settings_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = launch_again(opened("train"))
+    app = launch_again(app)
+    (run,) = service.store().list_runs()
+    assert title(app) == run.name
+    app = launch_again(app, epochs="3")
+    assert len(service.store().list_runs()) == 2
+    launch_again(opened("train"))  # another visitor
+    assert len(service.store().list_runs()) == 3
+    monkeypatch.setattr(launching, "DOUBLE_CLICK_SECONDS", 0)
+    launch_again(app, epochs="3")  # the same on purpose, later
+    assert len(service.store().list_runs()) == 4
+
+
+# The forms
+
+
+def change_form(app: AppTest, **values: Any) -> AppTest:
+    """Fill the form and send it."""
+    labels = {"rate": "Learning rate", "epochs": "Epochs", "augmentation": "Augmentation"}
+    for name, value in values.items():
+        if name == "learns":
+            app.checkbox[0].set_value(value)
+            continue
+        kind = app.selectbox if name == "augmentation" else app.text_input
+        next(field for field in kind if field.label == labels[name]).set_value(value)
+    return sound(form_button(app, "Change").click().run())
+
+
+def asked_of(run: Run) -> dict[str, Any]:
+    return {change.what: change.value for change in service.store().changes(run.id)}
+
+
+@pytest.mark.parametrize("name", ["queued", "running", "paused: disk full"])
+def test_change_form_writes_what_differs(name: str) -> None:
+    run = in_state(name)
+    app = opened("runs", run=run.id)
+    app = change_form(app)
+    assert asked_of(run) == {}, "nothing differs"
+    app = change_form(app, rate="0.005")
+    assert asked_of(run) == {"learning_rate": 0.005}
+    app = change_form(app, augmentation="strong", epochs="25", learns=True)
+    wanted = {"learning_rate": 0.005, "augmentation": "strong", "epochs": 25, "frozen": False}
+    assert asked_of(run) == wanted
+    assert len(service.store().changes(run.id)) == 4
+    fields = {field.label: field.value for field in [*app.text_input, *app.selectbox, *app.checkbox]}
+    assert fields == {
+        "Learning rate": "0.005",
+        "Epochs": "25",
+        "Augmentation": "strong",
+        "The backbone learns too": True,
+    }
+    app = change_form(app, learns=False)
+    assert asked_of(run) == {**wanted, "frozen": True}
+    assert not app.error or run.failure
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"rate": "fast"}, "Learning rate (learning_rate) must be a number from 1e-08 to 10; got fast."),
+        ({"rate": ""}, "Learning rate (learning_rate) must be a number"),
+        ({"rate": "nan"}, "Learning rate (learning_rate) must be a number"),
+        ({"epochs": "5"}, "epochs must be a new value, of epochs a higher one; it is 10."),
+        ({"epochs": "many"}, "Epochs (epochs) must be a whole number from 1 to 1000; got many."),
+        ({"epochs": "1001", "rate": "0.5"}, "Epochs (epochs) must be a whole number"),
+        ({"epochs": "9", "rate": "0.5", "learns": True}, "epochs must be a new value"),
+        ({"epochs": "20", "rate": "-1"}, "Learning rate (learning_rate) must be a number"),
+    ],
+    ids=str,
+)
+def test_change_that_does_not_hold_is_a_sentence_and_changes_nothing(values: dict[str, Any], sentence: str) -> None:
+    run = in_state("running")
+    app = change_form(opened("runs", run=run.id), **values)
+    (problem,) = errors(app)
+    assert sentence in problem
+    assert asked_of(run) == {}
+    assert not [line for line in service.store().history(run.id) if line.actor == "you" and line.text != "launched"]
+    for name, label in (("rate", "Learning rate"), ("epochs", "Epochs")):
+        if name in values:
+            assert next(field for field in app.text_input if field.label == label).value == values[name]
+    app = change_form(app, rate="0.5", epochs="30", learns=False)
+    assert not app.error
+    assert asked_of(run) == {"learning_rate": 0.5, "epochs": 30}
+
+
+def test_change_form_keeps_what_another_tab_has_changed() -> None:
+    run = in_state("running")
+    app = opened("runs", run=run.id)
+    service.change(run.id, "learning_rate", 0.005)
+    app = change_form(app, augmentation="strong")
+    assert asked_of(run) == {"learning_rate": 0.005, "augmentation": "strong"}
+    assert app.text_input[0].value == "0.005"
+
+
+@pytest.mark.parametrize(
+    ("state", "epochs", "planned"), [("succeeded", "7", 17), ("succeeded", None, 15), ("stopped", "3", 13)]
+)
+def test_continue_form_queues_the_run_for_more_epochs(state: str, epochs: str | None, planned: int) -> None:
+    run = in_state(state)
+    app = opened("runs", run=run.id)
+    if epochs is not None:
+        app.text_input[0].set_value(epochs)
+    app = sound(form_button(app, "Continue").click().run())
+    assert not app.error
+    assert service.run(run.id).state == State.QUEUED
+    assert service.current_config(service.run(run.id)).epochs == planned
+
+
+def test_stopped_run_is_continued_to_its_planned_end() -> None:
+    run = in_state("stopped")
+    app = opened("runs", run=run.id)
+    assert app.text_input[0].value == "0"
+    sound(form_button(app, "Continue").click().run())
+    assert (service.run(run.id).state, asked_of(run)) == (State.QUEUED, {})
+
+
+@pytest.mark.parametrize("epochs", ["", "many", "1000", "0"])
+def test_wrong_number_of_more_epochs_is_a_sentence(epochs: str) -> None:
+    run = in_state("succeeded")
+    app = opened("runs", run=run.id)
+    app.text_input[0].set_value(epochs)
+    app = sound(form_button(app, "Continue").click().run())
+    (problem,) = errors(app)
+    assert problem.endswith(".")
+    assert service.run(run.id).state == State.SUCCEEDED
+    assert asked_of(run) == {}
+
+
+# What went wrong
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_failure_has_its_name_its_advice_and_its_button(name: str) -> None:
+    run = in_state(name)
+    app = opened("runs", run=run.id)
+    (problem,) = errors(app)
+    kind = FAILED[name]
+    named = "" if kind in (Failure.DIVERGED, Failure.DISK) else f"**{kind.value.capitalize()}.** "
+    assert problem == f"{named}It is {kind}. {steering.ADVICE[kind]}"
+    labels = {button.key: button.label for button in app.button}
+    assert offered(app) == OFFERED[name]
+    assert labels["retry"] == "Try again"
+    assert labels.get("slower") == (
+        f"Start again at a learning rate of {service.config_of(run).rate / 10:g}" if kind == Failure.DIVERGED else None
+    )
+
+
+def test_diverged_run_goes_on_at_a_tenth_of_the_rate() -> None:
+    run = in_state("failed: diverged")
+    app = sound(opened("runs", run=run.id).button(key="slower").click().run())
+    assert not app.error
+    assert asked_of(run) == {"learning_rate": pytest.approx(service.config_of(run).rate / 10)}
+    assert service.run(run.id).state == State.QUEUED
+
+
+def test_run_that_waits_for_room_says_so() -> None:
+    app = opened("runs", run=in_state("paused: disk full").id)
+    (warning,) = app.warning
+    assert plain(warning.value).startswith("The disk is full: 1 GB is needed. It goes on by itself")
+    assert not app.error
+
+
+# The queue
+
+
+def test_queue_shows_places_and_expected_starts() -> None:
+    for _ in range(2):  # earlier runs tell how long one takes
+        run = running(queue())
+        service.store().beat(run.id, run.attempt, Beat(worked=100.0))
+        service.store().finish(run.id, run.attempt, State.SUCCEEDED, {"epochs": 10})
+    busy = running(queue("busy"))
+    waiting = [queue(f"waiting {number}") for number in range(3)]
+    assert len({run.needs for run in waiting}) == 1
+    app = opened("runs")
+    labels = [plain(found.label) for found in app.main.get("page_link")]
+    assert labels[:3] == [f"{place}. waiting {place - 1}" for place in (1, 2, 3)]
+    captions = [caption.value for caption in app.main.caption if "start" in caption.value]
+    assert captions == [f"starts in {duration(seconds)}" for seconds in (7, 107, 207)]
+    (bar,) = opened("runs", run=waiting[1].id).main.get("progress")
+    assert plain(bar.proto.text) == f"queued: place 2, it starts in about {duration(107)}"
+    service.store().beat(busy.id, busy.attempt, Beat(Progress("starting")))
+    app = opened("runs")
+    captions = [caption.value for caption in app.main.caption if "start" in caption.value]
+    assert captions == ["its start is not known yet"] * 3
+
+
+# The live view
+
+
+def charts(app: AppTest) -> list[str]:
+    return [chart.proto.spec for chart in app.get("plotly_chart")]
+
+
+def known_points(app: AppTest, run: Run) -> list[Point]:
+    return app.session_state[f"points_{run.id}"][1]
+
+
+def learned(run: Run, steps: range, value: float = 1.0) -> None:
+    """Write what a worker writes for these steps."""
+    keys = ("step/loss", "step/gradient_norm", "learning_rate")
+    points = tuple(Point(key, step, step / 50, value / step) for step in steps for key in keys)
+    service.store().beat(run.id, run.attempt, Beat(Progress("training"), points, steps[-1]))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What the pages read of curves: after which step, and how many points."""
+    seen: list[tuple[int, int]] = []
+    curve = Store.curve
+
+    def noted(store: Store, run_id: str, after_step: int = -1, **options: Any) -> list[Point]:
+        points = curve(store, run_id, after_step, **options)
+        seen.append((after_step, len(points)))
+        return points
+
+    monkeypatch.setattr(Store, "curve", noted)
+    return seen
+
+
+def test_curves_are_read_in_increments(reads: list[tuple[int, int]]) -> None:
+    run = running(queue())
+    app = opened("runs", run=run.id)
+    ((after, count),) = reads
+    assert (after, count) == (-1, 203)
+    sound(app.run())
+    assert reads[1] == (99, 3), "what may still come to the last step"
+    learned(run, range(101, 111))
+    service.store().beat(run.id, 1, Beat(points=(Point("val/accuracy", 100, 2.0, 0.75),), step=110))
+    sound(app.run())
+    assert reads[2] == (99, 3 + 30)
+    assert [point.value for point in known_points(app, run) if point.key == "val/accuracy"] == [0, 0.25, 0.75]
+    assert ("Validation accuracy", "75.0 %") in [(metric.label, metric.value) for metric in app.metric]
+    assert charts(app) == charts(opened("runs", run=run.id))
+
+
+def test_curves_of_a_long_run_are_thin_and_the_same_in_every_tab(reads: list[tuple[int, int]]) -> None:
+    run = running(queue())
+    early = opened("runs", run=run.id)
+    with service.store()._write() as connection:
+        for key in ("step/loss", "step/gradient_norm", "learning_rate"):
+            connection.exec_driver_sql(
+                "with recursive n(i) as (select 101 union all select i + 1 from n where i < 100000) "
+                "insert into points (run_id, key, step, epoch, value) select ?, ?, i, i / 50.0, 1.0 / i from n",
+                (run.id, key),
+            )
+    service.store().beat(run.id, 1, Beat(Progress("training"), (Point("val/loss", 100_000, 2000.0, 0.1),), 100_000))
+    reads.clear()
+    late = opened("runs", run=run.id)
+    sound(early.run())
+    assert charts(early) == charts(late)
+    counts = Counter(point.key for point in known_points(late, run))
+    assert all(1000 < counts[key] <= MOST_POINTS for key in ("step/loss", "learning_rate"))
+    assert all(count < 10_000 for _, count in reads)
+    assert all(len(spec) < 300_000 for spec in charts(late))
+    reads.clear()
+    learned(run, range(100_001, 100_201))
+    sound(early.run())
+    ((_, count),) = reads
+    assert count < 20
+    assert charts(early) == charts(opened("runs", run=run.id))
+
+
+def test_resumed_run_shows_its_latest_numbers_not_those_of_its_pause() -> None:
+    run = running(queue())
+    service.pause(run.id)
+    service.store().finish(run.id, 1, State.PAUSED, {"val_accuracy": 0.4, "val_loss": 0.9, "images_per_second": 3.0})
+    shown = {metric.label: metric.value for metric in opened("runs", run=run.id).metric}
+    assert (shown["Validation accuracy"], shown["Validation loss"]) == ("40.0 %", "0.900")
+    again = running(service.resume(run.id))
+    points = (Point("val/accuracy", 150, 3.0, 0.75), Point("val/loss", 150, 3.0, 0.25))
+    service.store().beat(run.id, again.attempt, Beat(Progress("training", images_per_second=50.0), points, 150))
+    shown = {metric.label: metric.value for metric in opened("runs", run=run.id).metric}
+    assert (shown["Validation accuracy"], shown["Validation loss"]) == ("75.0 %", "0.250")
+    assert shown["Pictures per second"] == "50.0"
+
+
+def test_next_attempt_draws_its_own_curve() -> None:
+    run = running(queue())
+    app = opened("runs", run=run.id)
+    service.store().lose(run, "gone", 3)
+    again = service.store().claim({slot: [f"{slot}0"] for slot in Slot})
+    learned(again, range(51, 91), value=9.0)
+    sound(app.run())
+    losses = {point.step: point.value for point in known_points(app, run) if point.key == "step/loss"}
+    assert losses[60] == 9 / 60
+    assert charts(app) == charts(opened("runs", run=run.id))
+
+
+def test_change_that_shortens_the_curve_does_so_in_every_tab() -> None:
+    run = running(queue())
+    app = opened("runs", run=run.id)
+    service.store().apply_change(run.id, 1, Change(0, "micro_batch", 8, None, "worker"), 60)
+    sound(app.run())
+    assert max(point.step for point in known_points(app, run)) == 60
+    learned(run, range(61, 71), value=5.0)
+    sound(app.run())
+    losses = {point.step: point.value for point in known_points(app, run) if point.key == "step/loss"}
+    assert losses[65] == 5 / 65
+    assert max(losses) == 70
+    assert charts(app) == charts(opened("runs", run=run.id))
+    assert "at most 8 pictures at a time" in charts(app)[0]
+
+
+def test_changes_that_took_effect_stand_on_the_curves() -> None:
+    run = running(queue())
+    service.change(run.id, "learning_rate", 0.005)
+    app = opened("runs", run=run.id)
+    assert not any("learning rate 0.005" in spec for spec in charts(app)), "not yet"
+    (change,) = service.store().changes(run.id)
+    service.store().apply_change(run.id, 1, change, 100)
+    loss, accuracy, rate = charts(sound(app.run()))
+    assert "learning rate 0.005" in loss
+    assert "learning rate 0.005" in rate
+    assert "learning rate 0.005" not in accuracy
+    shape = json.loads(loss)["layout"]["shapes"][0]
+    assert shape["x0"] == shape["x1"] == 2.0
+
+
+def test_history_tells_every_action_with_its_actor_and_the_end_of_the_log() -> None:
+    run = running(queue())
+    service.pause(run.id, actor="ada")
+    service.resume(run.id)
+    service.change(run.id, "learning_rate", 0.005, actor="bob")
+    (change,) = service.store().changes(run.id)
+    service.store().apply_change(run.id, 1, change, 100)
+    service.prioritise(run.id, Priority.HIGH)
+    service.stop(run.id)
+    left(run, State.STOPPED)
+    folder = service.run_folder(run.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").write_text("\n".join(f"line {number}" for number in range(100)))
+    app = opened("runs", run=run.id, tab="History")
+    lines = [plain(found.value) for found in app.main.markdown if re.match(r"`\d\d:\d\d:\d\d`", found.value)]
+    assert [re.sub(r"^`.*?` ", "", line) for line in lines] == [
+        "you: launched",
+        "supervisor: started on gpu0, attempt 1" if run.needs == Slot.GPU else "supervisor: started on cpu0, attempt 1",
+        "ada: asked to pause",
+        "you: asked to resume",
+        "bob: asked for learning rate 0.005",
+        "worker: learning rate 0.005 from step 101 on",
+        "you: priority high",
+        "you: asked to stop",
+        "worker: stopped",
+    ]
+    (log,) = app.code
+    assert log.value.splitlines() == [f"line {number}" for number in range(60, 100)]
+
+
+# Stores that cannot be used
+
+
+def test_data_folder_that_can_only_be_read_shows_all_and_launches_nothing(
+    only_readable: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+) -> None:
+    done, active = in_state("succeeded"), in_state("running")
+    service.store()._engine.dispose()
+    open_store.cache_clear()
+    folder = only_readable(home)
+    monkeypatch.setenv("DLKIT_HOME", str(folder))
+    monkeypatch.setattr(service, "ensure_supervisor", ENSURE_SUPERVISOR)
+    settings.cache_clear()
+    for page in PAGES:
+        app = opened(page)
+        assert ["The data folder can only be read" in found.value for found in app.sidebar.warning] == [True]
+        assert not app.error
+    for run in (done, active):
+        for tab in ("Live", "Results", "Mistakes", "Settings", "History"):
+            app = opened("runs", run=run.id, tab=tab)
+            assert title(app) == run.name
+            assert not app.error, errors(app)
+    for page, key in (("home", "train_sample"), ("train", "launch")):
+        app = sound(opened(page).button(key=key).click().run())
+        assert "can only be read, so nothing can be launched" in errors(app)[0]
+    app = pressed(opened("runs", run=active.id), "stop")
+    assert "can only be read" in errors(app)[0]
+    far = far_dataset()
+    app = sound(opened("data", dataset=far).button(key=f"fetch_{far}").click().run())
+    assert "can only be read" in errors(app)[0]
+
+
+@pytest.mark.parametrize("method", ["_read", "active", "list_runs", "curve", "history"])
+def test_store_that_cannot_be_used_just_now_is_a_box(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = in_state("running")
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("The store cannot be used just now: database is locked.")
+
+    monkeypatch.setattr(Store, method, fail)
+    boxes = []
+    for page in PAGES if method in ("_read", "active") else ("home", "runs"):
+        boxes += errors(opened(page))
+    boxes += errors(opened("runs", run=run.id, tab="History"))
+    assert set(boxes) == {"The store cannot be used just now: database is locked."}
+
+
+@pytest.mark.parametrize("key", ["pause", "stop", "Change"])
+def test_store_that_cannot_be_written_just_now_is_a_box(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = in_state("running")
+    app = opened("runs", run=run.id)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("The store cannot be used just now: disk full.")
+
+    monkeypatch.setattr(Store, "_write", fail)
+    assert errors(pressed(app, key)) == ["The store cannot be used just now: disk full."]

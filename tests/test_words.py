@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dlkit.words import count, duration, escape_csv, escape_html, escape_markdown, percent, size
+from dlkit.words import count, duration, escape_csv, escape_html, escape_markdown, number, percent, size
 
 #: what a class, a file or a run may be called by someone who wants it to be more than a name
 NAMES = (
@@ -184,6 +184,22 @@ def test_a_cell_is_read_back_with_at_most_an_apostrophe_more(cell: str) -> None:
 )
 def test_percent(share: float | None, digits: int, text: str) -> None:
     assert percent(share, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9, "0.900"),
+        (0.38912, "0.389"),
+        (94.66, "94.7"),
+        (99.94, "99.9"),
+        (162.7, "163"),
+        (25_149, "25\u202f100"),
+        (1.6e35, "1.60e+35"),
+    ],
+)
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 import plotly.graph_objects as go
 
 from dlkit.config import FinetuneConfig, learning_rates
-from dlkit.figures.palette import MARK, RATE, TRAINING, VALIDATION
-from dlkit.runs.records import Point
+from dlkit.figures.palette import EVENT, MARK, RATE, TRAINING, VALIDATION
+from dlkit.runs.records import Change, Point, in_words
 from dlkit.words import escape_html
 
 MOST_POINTS = 2000
 HEIGHT = 260
 
 
-def loss_figure(points: Iterable[Point]) -> go.Figure:
-    """Draw the loss of each step, and of training and validation at each epoch's end."""
+def loss_figure(points: Iterable[Point], events: Iterable[tuple[float, str]] = ()) -> go.Figure:
+    """Draw the loss of each step, and of training and validation at each epoch's end; mark (epoch, text) events."""
     series = _series(points)
     figure = _figure("Loss (nats)")
     _add(figure, series.get("step/loss", []), "each step", MARK, width=1)
     _add(figure, series.get("train/loss", []), "training", TRAINING, has_markers=True)
     _add(figure, series.get("val/loss", []), "validation", VALIDATION, has_markers=True)
-    return figure
+    return _marked(figure, events)
 
 
 def accuracy_figure(points: Iterable[Point]) -> go.Figure:
@@ -32,11 +32,12 @@ def accuracy_figure(points: Iterable[Point]) -> go.Figure:
     return figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
 
 
-def rate_figure(points: Iterable[Point]) -> go.Figure:
-    """Draw the learning rate of each step."""
+def rate_figure(points: Iterable[Point], events: Iterable[tuple[float, str]] = ()) -> go.Figure:
+    """Draw the learning rate of each step; mark (epoch, text) events."""
     figure = _figure("Learning rate")
     _add(figure, _series(points).get("learning_rate", []), "learning rate", RATE)
-    return figure.update_layout(showlegend=False)
+    figure.update_yaxes(exponentformat="e")  # 4e-4, not 400µ
+    return _marked(figure.update_layout(showlegend=False), events)
 
 
 def schedule_figure(config: FinetuneConfig, batches: int) -> go.Figure:
@@ -64,6 +65,33 @@ def balance_figure(counts: Mapping[str, Mapping[str, int]]) -> go.Figure:
         names = [escape_html(name) for name in classes]
         figure.add_bar(x=names, y=list(classes.values()), name=split, marker_color=colour)
     return figure.update_layout(barmode="group").update_xaxes(title=None)
+
+
+def change_events(changes: Iterable[Change], points: Sequence[Point]) -> list[tuple[float, str]]:
+    """Return where changes that took effect stand on the curves of these points, as (epoch, text)."""
+    ratio = next((point.epoch / point.step for point in reversed(points) if point.step), 0.0)
+    return [(change.step * ratio, in_words(change.what, change.value)) for change in changes if change.step is not None]
+
+
+def _marked(figure: go.Figure, events: Iterable[tuple[float, str]]) -> go.Figure:
+    """Draw a thin line with a text at each event; texts of neighbours stand one below the other.
+
+    Beyond the middle a text stands before its line, as one that leaves the curves would make them narrow.
+    """
+    middle = max((x for trace in figure.data for x in trace.x), default=0) / 2
+    for number, (epoch, text) in enumerate(events):
+        figure.add_vline(x=epoch, line={"color": EVENT, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=epoch,
+            y=0.98 - 0.1 * (number % 4),
+            yref="paper",
+            text=escape_html(text),
+            showarrow=False,
+            xanchor="left" if epoch <= middle else "right",
+            xshift=3 if epoch <= middle else -3,
+            font={"size": 11, "color": EVENT},
+        )
+    return figure
 
 
 def _series(points: Iterable[Point]) -> dict[str, list[Point]]:

@@ -16,7 +16,16 @@ from dlkit.config import CATALOGS, FinetuneConfig, Setting, describe
 from pages.parts import link
 
 GROUPS = {
-    "Training": ("epochs", "head_epochs", "batch_size", "image_size", "early_stopping", "seed", "device", "name"),
+    "Training": (
+        "epochs",
+        "head_epochs",
+        "batch_size",
+        "image_size",
+        "early_stopping",
+        "seed",
+        "device",
+        "name",
+    ),
     "Optimizer": (
         "weight_decay",
         "momentum",
@@ -33,7 +42,7 @@ GROUPS = {
     ),
     "Schedule": ("schedule", "decay", "decay_epochs", "rise", "start_divisor", "patience"),
     "Pictures": ("augmentation", "feature_views", "mixing", "mixing_alpha"),
-    "Loss and regularisation": ("label_smoothing", "class_weights", "dropout", "freeze_batchnorm"),
+    "Loss and regularisation": ("label_smoothing", "class_weights", "dropout", "freeze_batchnorm", "precision"),
 }
 RATES = [float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5)]
 

@@ -13,6 +13,7 @@ from dlkit.words import escape_markdown
 COLOURS: dict[State, Literal["gray", "blue", "green", "orange", "red"]] = {
     State.QUEUED: "gray",
     State.RUNNING: "blue",
+    State.PAUSED: "orange",
     State.SUCCEEDED: "green",
     State.STOPPED: "orange",
     State.CANCELLED: "gray",

@@ -2,8 +2,9 @@
 
 import streamlit as st
 
+from dlkit.figures.curves import MOST_POINTS
 from dlkit.runs import service
-from dlkit.runs.records import Kind, Point, Run, State
+from dlkit.runs.records import WAITING, Kind, Point, Run, State
 from dlkit.words import duration, escape_markdown, size
 from pages.parts.notices import told
 
@@ -27,10 +28,10 @@ def show_fetch(what: str, name: str, title: str, megabytes: float) -> None:
 
 def show_bar(run: Run) -> None:
     """Show how far a run is, and how long it still takes."""
-    if run.state == State.QUEUED:
-        st.progress(0.0, text="queued: it starts when the work before it is done")
+    if run.state in WAITING:
+        st.progress(0.0, text=f"{run.state}: {_start_of(run)}")
         return
-    parts = [run.progress.phase or "starting"]
+    parts = [f"asked to {run.wish}" if run.wish else run.progress.phase or "starting"]
     if run.progress.seconds_left is not None:
         parts.append(f"{duration(run.progress.seconds_left)} left")
     if run.progress.images_per_second:
@@ -38,22 +39,40 @@ def show_bar(run: Run) -> None:
     st.progress(min(1.0, run.progress.share or 0.0), text=" · ".join(map(escape_markdown, parts)))
 
 
-def points_of(run: Run) -> list[Point]:
+def _start_of(run: Run) -> str:
+    """Return the place in the queue and the expected start in words."""
+    for waiting in service.queue():
+        if waiting.run.id == run.id:
+            soon = waiting.starts_in
+            when = "when the work before it is done" if soon is None else f"in about {duration(soon)}"
+            return f"place {waiting.place}, it starts " + ("now" if soon == 0 else when)
+    return "it starts now"
+
+
+def points_of(run: Run, changes: int = 0) -> list[Point]:
     """Return the points of a run's curves, reading only those that this session has not seen yet.
 
-    The last step is read again: an epoch's scores come to the step that ended it.
+    Of a long run the store gives every 2nd, 4th, … step, so that a curve has MOST_POINTS at most; how many is a
+    function of the run alone, so that all tabs show the same. All is read anew with a new attempt, and after each of
+    the `changes` that took effect: they may have shortened the curve. The last step is read again: an epoch's scores
+    come to the step that ended it.
     """
-    key = f"points_{run.id}"
-    attempt, points = st.session_state.get(key, (run.attempt, []))
-    if attempt != run.attempt:
+    key, every = f"points_{run.id}", 1
+    while run.step > every * MOST_POINTS:
+        every *= 2
+    version = (run.attempt, every, changes)
+    known, points = st.session_state.get(key, (version, []))
+    if known != version:
         points = []
     last = points[-1].step if points else 0
-    points = [point for point in points if point.step < last] + service.store().curve(run.id, last - 1)
-    st.session_state[key] = run.attempt, points
+    new = service.store().curve(run.id, last - 1, every=every)
+    points = [point for point in points if point.step < last] + new
+    st.session_state[key] = version, points
     return points
 
 
 @st.fragment(run_every=1)
+@told()
 def follow_fetch(run_id: str) -> None:
     """Show how far a download is, with a button that ends it; when it has ended the page is drawn anew."""
     service.ensure_supervisor()

@@ -789,7 +789,7 @@ def tabs(options: Options) -> Iterator[Row]:
 # 7. What it costs
 
 
-LONGER = {**SHAPES, "strategy": "full", "head_epochs": 1, "epochs": 5, "augmentation": "light"}
+LONGER = {**TINY, "strategy": "full", "head_epochs": 1, "epochs": 16}
 
 BARE = """
 import sys, tempfile

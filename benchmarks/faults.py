@@ -7,6 +7,7 @@ mounts: without the right to mount those rows are skipped, which they say.
 """
 
 import argparse
+import json
 import os
 import random
 import subprocess
@@ -792,12 +793,12 @@ def tabs(options: Options) -> Iterator[Row]:
 LONGER = {**TINY, "strategy": "full", "head_epochs": 1, "epochs": 16}
 
 BARE = """
-import sys, tempfile
+import json, sys, tempfile
 from pathlib import Path
 from dlkit.config import parse
 from dlkit.engine import finetuning
 finetuning._save = lambda *_: None  # no checkpoints
-for event in finetuning.finetune(parse(eval(sys.argv[1])), Path(tempfile.mkdtemp(dir=sys.argv[2]))):
+for event in finetuning.finetune(parse(json.loads(sys.argv[1])), Path(tempfile.mkdtemp(dir=sys.argv[2]))):
     pass
 print(event.summary["seconds"])
 """
@@ -848,7 +849,7 @@ def _kept_seconds() -> Spent:
 
 def _bare_seconds(folder: Path) -> Spent:
     environment = {**os.environ, **supervisor._common_environment()}
-    command = [sys.executable, "-c", BARE, repr(LONGER), str(folder)]
+    command = [sys.executable, "-c", BARE, json.dumps(LONGER), str(folder)]
     # a session of its own, as a worker has: Linux shares the cores out between sessions first
     bare = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True

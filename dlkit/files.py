@@ -41,7 +41,7 @@ def write_whole(path: Path, content: bytes | Callable[[HashingFile], Any]) -> Ha
     """Write a file so that at every instant, also after a crash, `path` is what it was before or all of `content`.
 
     Returns the closed file with its `size` and `sha256`. Raises DiskFullError where there is no room, OSError else;
-    after both, nothing of the new content is left.
+    after both no half of the new content is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     needed = len(content) if isinstance(content, bytes) else 0

@@ -20,7 +20,7 @@ from dlkit import files, locks, machine
 from dlkit.errors import StoreError
 from dlkit.runs import service
 from dlkit.runs.records import Failure, Kind, Run, Slot, State, Wish
-from dlkit.settings import child_environment, settings
+from dlkit.settings import settings
 
 POLL_SECONDS = 0.1
 IDLE_SECONDS = 30
@@ -167,16 +167,8 @@ def start_worker(run: Run) -> subprocess.Popen[bytes]:
     """Start the worker process of a claimed run; what it prints goes to the run's log."""
     folder = service.run_folder(run.id)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dlkit.jobs.worker", run.id, str(run.attempt)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=Path(__file__).parents[2],
-            env=child_environment(**_worker_environment(run)),
-        )
+    module = ["dlkit.jobs.worker", run.id, str(run.attempt)]
+    return service.start_process(module, folder / "log.txt", _worker_environment(run))
 
 
 class Warm:
@@ -211,17 +203,9 @@ class Warm:
 
     def _spawn(self) -> None:
         # a BLAS that has threads of its own could not be forked
-        environment = child_environment(**_common_environment(), OPENBLAS_NUM_THREADS="1")
-        with (settings().folder() / "supervisor.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dlkit.jobs.warm"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=Path(__file__).parents[2],
-                env=environment,
-            )
+        environment = {**_common_environment(), "OPENBLAS_NUM_THREADS": "1"}
+        log = settings().folder() / "supervisor.log"
+        self._process = service.start_process(["dlkit.jobs.warm"], log, environment, subprocess.PIPE)
 
 
 def worker_threads() -> int:
@@ -274,8 +258,7 @@ def _not_started(run: Run, error: OSError) -> None:
     if error.errno not in files.FULL:
         _lose(run, f"its worker could not be started ({error.strerror})")
         return
-    config = service.config_of(run) if run.kind == Kind.FINETUNE else None
-    full = files.disk_full(settings().data_folder, service.room_needed(config) if config else 1)
+    full = files.disk_full(settings().data_folder, service.room_of(run))
     service.store().finish(run.id, run.attempt, State.PAUSED, {}, str(full), Failure.DISK, full.needed)
 
 

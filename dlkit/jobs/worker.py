@@ -239,7 +239,7 @@ def _work(run: Run, reporter: Reporter) -> Outcome:
         return Outcome(State.FAILED, {}, str(error), next(name for kind, name in NAMES if isinstance(error, kind)))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in files.FULL:
-            full = files.disk_full(service.run_folder(run.id), _room(run))
+            full = files.disk_full(service.run_folder(run.id), service.room_of(run))
             return Outcome(State.PAUSED, {}, str(full), Failure.DISK, full.needed)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             text = "The memory was not enough. Choose a smaller image size or a smaller backbone."
@@ -275,12 +275,8 @@ def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
             if event.summary:
                 return dict(event.summary)
     except DiskFullError:
-        raise files.disk_full(folder, _room(run)) from None
+        raise files.disk_full(folder, service.room_of(run)) from None
     raise AssertionError("training ended without a summary")
-
-
-def _room(run: Run) -> int:
-    return service.room_needed(parse(run.config)) if run.kind == Kind.FINETUNE else 1
 
 
 def _last_state(run: Run) -> dict[str, Any] | None:

@@ -64,6 +64,12 @@ def check_room(config: FinetuneConfig) -> None:
         raise files.disk_full(settings().data_folder, needed)
 
 
+def room_of(run: Run) -> int:
+    """Return how many bytes a run needs to go on: at least one where it cannot be told."""
+    config = config_of(run) if run.kind == Kind.FINETUNE else None
+    return room_needed(config) if config else 1
+
+
 def room_needed(config: FinetuneConfig) -> int:
     """Return how many bytes a run writes at most at a time: three checkpoints, and the model, old and new."""
     head = 2048 * DATASETS[config.dataset].classes
@@ -312,15 +318,22 @@ def ensure_supervisor() -> None:
     folder = settings().folder()
     if locks.is_held(folder / "supervisor.lock"):
         return
-    with (folder / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "dlkit.jobs.supervisor"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+    start_process(["dlkit.jobs.supervisor"], folder / "supervisor.log")
+
+
+def start_process(
+    module: list[str], log: Path, environment: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start `python -m MODULE …` so that it outlives this process; what it prints goes to the end of `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *module],
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             cwd=Path(__file__).parents[2],
-            env=child_environment(),
+            env=child_environment(**(environment or {})),
         )
 
 

@@ -294,7 +294,8 @@ def show_settings(run: Run) -> None:
 def show_history(run: Run) -> None:
     """Show what happened to the run, and the end of its log."""
     for line in service.store().history(run.id):
-        st.markdown(f"`{line.at:%H:%M:%S}` {escape_markdown(line.actor)}: {escape_markdown(line.text)}")
+        st.markdown(f"`{line.at:%Y-%m-%d %H:%M:%S}` {escape_markdown(line.actor)}: {escape_markdown(line.text)}")
+    st.caption("All times are UTC.")
     log = service.log_tail(run.id)
     if log:
         st.caption("The end of the run's log")

@@ -89,7 +89,7 @@ def _marked(figure: go.Figure, events: Iterable[tuple[float, str]]) -> go.Figure
             showarrow=False,
             xanchor="left" if epoch <= middle else "right",
             xshift=3 if epoch <= middle else -3,
-            font={"size": 11, "color": EVENT},
+            font={"size": 11},
         )
     return figure
 

@@ -1,7 +1,8 @@
 """The server: the pages behind the guard, warmed up while nobody waits. Start it with `streamlit run app.py`."""
 
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from threading import Thread
 
@@ -9,12 +10,14 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.runtime import get_instance
 
-from dlkit.errors import StoreError
+from dlkit.errors import DlkitError
 from dlkit.guard import Guard
 from dlkit.settings import settings
 from pages.parts import warmth
 
 logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 5
 
 
 def is_held(session: str, file: str) -> bool:
@@ -38,14 +41,21 @@ def warm_up() -> None:
         warmth.settle()
 
 
+def watch(keep_going: Callable[[], None]) -> None:
+    """See to it, also while nobody looks at a page, that what is to run has a supervisor."""
+    while True:
+        with suppress(DlkitError, OSError):  # a store or a disk in trouble: the pages say it
+            keep_going()
+        time.sleep(WATCH_SECONDS)
+
+
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Load what the home page needs before the first visitor, and torch beside the first visitors."""
     from dlkit.runs import service
     from pages.parts import classify, frame  # noqa: F401
 
-    with suppress(StoreError):  # the pages say it
-        service.keep_going()
+    Thread(target=watch, args=(service.keep_going,), name="watch", daemon=True).start()
     warmth.settle()
     if settings().warm_up:
         warmth.warming.set()

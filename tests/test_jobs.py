@@ -65,6 +65,7 @@ from tests.job_home import (
     wait_for_end,
     wait_for_worker,
 )
+from tests.live_server import LiveServer
 
 ROOT = Path(__file__).parents[1]
 CPU = {Slot.CPU: ["cpu0"]}
@@ -216,6 +217,15 @@ def test_run_survives_its_supervisor_and_is_adopted_by_the_next(jobs):
 
     process.kill()  # not its child, and yet it notices
     assert wait_for_worker(run, attempt=2).pid != process.pid
+
+
+def test_server_replaces_a_killed_supervisor_while_nobody_looks(jobs):
+    with LiveServer(jobs):
+        service.submit(WAITING)
+        first = supervisor_of(jobs)
+        first.kill()
+        psutil.wait_procs([first], timeout=10)
+        assert supervisor_of(jobs).pid != first.pid
 
 
 def test_killed_worker_is_replaced_and_the_run_succeeds(jobs):

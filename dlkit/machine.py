@@ -1,5 +1,6 @@
 """What this machine has, told without importing torch: cores, memory, NVIDIA GPUs, and which processes live."""
 
+import contextlib
 import platform
 import sys
 from dataclasses import dataclass
@@ -53,6 +54,16 @@ def cores() -> int:
         return len(psutil.Process().cpu_affinity())
     except AttributeError:  # macOS has no affinity
         return psutil.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """Return the processor's name, as exactly as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def gpus() -> tuple[Gpu, ...]:

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     worker_threads: int = Field(0, ge=0, description="CPU threads of a training worker; 0 = all cores but one.")
     cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
     network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
+    measure_speed: bool = Field(True, description="Try once which number format is quickest here, and remember it.")
     cache_mb: PositiveInt = Field(2048, description="Memory for decoded images of one run, in MB.")
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")

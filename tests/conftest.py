@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from tests.browser import ARGUMENTS, require_chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+os.environ.setdefault("DLKIT_MEASURE_SPEED", "0")  # float32 everywhere, or a test's numbers would be the machine's
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ RUNGS = {
     "dlkit.machine": 1,
     "dlkit.words": 1,
     "dlkit.guard": 2,
+    "dlkit.evidence": 2,
     "dlkit.catalog": 1,
     "dlkit.config": 2,
     "dlkit.data": 3,

@@ -1,0 +1,139 @@
+"""Which number format and memory layout are quickest here: tried once per network, size, task and machine.
+
+The best for inference is not the best for training, and neither is the same on another machine, so nothing is guessed.
+A trial takes about a second, draws from no global generator and changes nothing but the file of `dlkit.evidence`.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dlkit import machine
+from dlkit.engine.device import is_out_of_memory, release_memory
+from dlkit.engine.folding import fold_batchnorm
+from dlkit.errors import DlkitError
+from dlkit.evidence import PLAIN, REFERENCE, Choice, Format, known_choices, remember
+from dlkit.settings import settings
+
+FEATURES, TRAINING = "features", "training"
+TRIAL_BATCH = 16
+TRIAL_SECONDS = 0.3  # of each format, after a first run that is not counted
+#: how far a format's outputs may lie from those of float32, as a share of their length; bfloat16 is at about 0.01
+LARGEST_ERROR = 0.05
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Frozen(nn.Module):
+    """A network that does not learn, in one format: float32 images (N, 3, S, S) → float32 outputs.
+
+    The network that was given stays as it is; `example` is an input of it.
+    """
+
+    def __init__(self, network: nn.Module, form: Format, example: torch.Tensor) -> None:
+        super().__init__()
+        self.dtype = DTYPES[form.precision]
+        self.layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        network = fold_batchnorm(network, example) if form.folded else copy.deepcopy(network).eval()
+        self.network = network.requires_grad_(False).to(self.dtype).to(memory_format=self.layout)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the network makes of normalised images."""
+        outputs: torch.Tensor = self.network(images.to(dtype=self.dtype, memory_format=self.layout))
+        return outputs.float()
+
+
+def choose(task: str, name: str, network: nn.Module, size: int, device: torch.device, precision: str) -> Choice:
+    """Return the quickest format for a task: FEATURES (a forward pass) or TRAINING (forward and backward).
+
+    `network` takes images of `size` pixels and is called `name`. A `precision` other than "auto" is taken as it is:
+    "float32" then is torch's own to the last digit, nothing folded. What was measured before is remembered.
+    """
+    if precision != "auto":
+        return Choice(Format(precision))
+    if not settings().measure_speed:
+        return Choice()
+    key = key_of(task, name, size, device)
+    known = known_choices().get(key)
+    if known is not None:
+        return known
+    try:
+        choice = _trial(task, network, size, device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(device)
+        return Choice()
+    with suppress(DlkitError, OSError):  # a folder that cannot be written: it is measured again the next time
+        remember(key, choice)
+    return choice
+
+
+def key_of(task: str, name: str, size: int, device: torch.device) -> str:
+    """Return what a measurement is remembered by: all that may change it."""
+    where = f"{machine.processor()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    return f"{task} of {name} at {size} px on {device.type}, {where}, torch {torch.__version__}"
+
+
+def _trial(task: str, network: nn.Module, size: int, device: torch.device) -> Choice:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(TRIAL_BATCH, 3, size, size, generator=generator).to(device)
+    tries = _try_features(network, images) if task == FEATURES else _try_training(network, images)
+    rates = dict(tries)
+    return Choice(max(rates, key=rates.__getitem__), {str(form): rate for form, rate in rates.items()})
+
+
+def _formats(device: torch.device, *, folded: bool, precisions: Iterable[str]) -> list[Format]:
+    return [PLAIN, REFERENCE, *(Format(precision, folded=folded) for precision in precisions)]
+
+
+def _try_features(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Format, float]]:
+    precisions = ["float32", "bfloat16"] + (["float16"] if images.device.type == "cuda" else [])
+    with torch.no_grad():
+        wanted = copy.deepcopy(network).eval()(images).float()
+        for form in dict.fromkeys(_formats(images.device, folded=True, precisions=precisions)):
+            frozen = Frozen(network, form, images[:1])
+            error = (frozen(images) - wanted).norm() / wanted.norm()
+            if form == PLAIN or error <= LARGEST_ERROR:
+                yield form, len(images) / _seconds(images.device, partial(frozen, images))
+
+
+def _try_training(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Format, float]]:
+    for form in _formats(images.device, folded=False, precisions=["bfloat16"]):
+        layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        learning = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
+        pictures = images.to(memory_format=layout)
+
+        def step(net: nn.Module = learning, pictures: torch.Tensor = pictures, form: Format = form) -> None:
+            with torch.autocast(pictures.device.type, DTYPES[form.precision], enabled=form.precision != "float32"):
+                outputs = net(pictures)
+            functional.mse_loss(outputs.float(), torch.zeros_like(outputs, dtype=torch.float32)).backward()
+
+        yield form, len(images) / _seconds(images.device, step)
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Return the shortest of a few runs, as whatever else the machine does makes a run longer only."""
+    work()
+    shortest, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < TRIAL_SECONDS:
+        _wait(device)
+        begun = time.perf_counter()
+        work()
+        _wait(device)
+        shortest = min(shortest, time.perf_counter() - begun)
+    return shortest
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()

@@ -33,6 +33,20 @@ CATALOGS: dict[str, Mapping[str, Any]] = {
 #: fields whose default is the chosen optimizer's or schedule's own
 OPTIMIZER_SETTINGS = tuple(dict.fromkeys(name for entry in OPTIMIZERS.values() for name in entry.settings))
 SCHEDULE_SETTINGS = tuple(dict.fromkeys(name for entry in SCHEDULES.values() for name in entry.settings))
+AUTO_HEAD_EPOCHS = 12
+#: fields that mean something for some strategies only
+STRATEGIES_OF = {
+    "epochs": ("head", "partial", "full"),
+    "head_epochs": ("partial", "full"),
+    "unfreeze_from": ("partial", "auto"),
+    "budget_minutes": ("auto",),
+    "views": ("head", "partial", "auto"),
+    "mixing": ("full", "auto"),
+    "mixing_alpha": ("full", "auto"),
+    "backbone_rate_factor": ("partial", "full", "auto"),
+    "layer_rate_decay": ("partial", "full", "auto"),
+    "freeze_batchnorm": ("partial", "full", "auto"),
+}
 #: pictures smaller than this are trained at this size: below it most backbones have too few pixels left to pool
 SMALL_IMAGE_SIZE = 112
 
@@ -57,8 +71,12 @@ class FinetuneConfig(BaseModel):
     backbone: str = setting(
         "efficientnet-lite0", "Backbone", "The pretrained network that the new classifier stands on.", basic=True
     )
-    strategy: Literal["head", "full"] = setting(
-        "head", "Strategy", "head: only the new last layer learns. full: the head first, then every layer.", basic=True
+    strategy: Literal["head", "partial", "full", "auto"] = setting(
+        "head",
+        "Strategy",
+        "head: only the new last layer learns. partial: then the last layers too. full: then every layer. "
+        "auto: as deep as the time allows.",
+        basic=True,
     )
     optimizer: str = setting("adamw", "Optimizer", "The rule that turns gradients into steps.", basic=True)
     learning_rate: float | None = setting(
@@ -72,7 +90,13 @@ class FinetuneConfig(BaseModel):
     )
     epochs: int = setting(10, "Epochs", "How often every training picture is seen.", basic=True, ge=1, le=1000)
     head_epochs: int = setting(
-        3, "Head epochs first", "Epochs of the head alone before every layer learns (full only).", ge=0, le=100
+        3, "Head epochs first", "Epochs of the head alone before more layers learn (partial, full).", ge=0, le=100
+    )
+    unfreeze_from: Literal["last-half", "last-third", "last-quarter"] = setting(
+        "last-third", "Learns from", "How much of the network's work lies in the layers that learn (partial, auto)."
+    )
+    budget_minutes: float = setting(
+        2.0, "Minutes", "How long it may take in all (auto only).", basic=True, gt=0, le=10080
     )
     batch_size: int = setting(32, "Batch size", "Pictures per step.", ge=1, le=1024)
     image_size: int | None = setting(
@@ -83,8 +107,12 @@ class FinetuneConfig(BaseModel):
         le=512,
     )
     augmentation: str = setting("light", "Augmentation", "How much a picture changes from epoch to epoch.")
-    feature_views: int = setting(
-        2, "Views per picture", "Augmented versions whose features are kept (head only).", ge=1, le=16
+    views: int | None = setting(
+        None,
+        "Views per picture",
+        "1: each picture as it is. More: so many less one augmented versions too. Empty: 1 for head, else 2.",
+        ge=1,
+        le=16,
     )
     mixing: str = setting("none", "Mixing", "Blend pictures and labels of a batch (full only).")
     mixing_alpha: float = setting(0.4, "Mixing strength", "Alpha of the Beta distribution of the shares.", gt=0, le=10)
@@ -108,7 +136,10 @@ class FinetuneConfig(BaseModel):
     )
     patience: int | None = setting(None, "Plateau patience", "Epochs without improvement before a drop.", ge=0, le=100)
     backbone_rate_factor: float = setting(
-        0.1, "Backbone rate factor", "The backbone's rate as a share of the head's (full only).", gt=0, le=1
+        0.1, "Backbone rate factor", "The rate of the backbone's last layers as a share of the head's.", gt=0, le=1
+    )
+    layer_rate_decay: float = setting(
+        0.5, "Layer rate decay", "The rate of each earlier quarter of the backbone as a share of the next.", gt=0, le=1
     )
     freeze_batchnorm: bool = setting(
         True, "Keep BatchNorm statistics", "Use the pretrained means and variances: safer with few pictures."
@@ -158,6 +189,8 @@ class FinetuneConfig(BaseModel):
         optimizer, schedule = OPTIMIZERS[self.optimizer], SCHEDULES[self.schedule]
         defaults: dict[str, Any] = {**optimizer.settings, **schedule.settings}
         defaults["learning_rate"] = optimizer.learning_rate
+        if self.strategy != "full":
+            defaults["views"] = 1 if self.strategy == "head" else 2
         defaults["image_size"] = suggested_image_size(self.dataset, self.backbone)
         defaults["name"] = f"{DATASETS[self.dataset].title} · {BACKBONES[self.backbone].title} · {self.strategy}"
         missing = {name: value for name, value in defaults.items() if getattr(self, name) in (None, "")}
@@ -199,6 +232,18 @@ def learning_rates(config: FinetuneConfig, epochs: int, batches: int, steps: Ite
     """
     schedule, options, total = SCHEDULES[config.schedule], config.schedule_settings(), epochs * batches
     return [config.rate * schedule.factor(step, total, batches, options) for step in steps]
+
+
+def first_phases(config: FinetuneConfig) -> list[tuple[str, int]]:
+    """Return the phases that a training begins with, "head", "partial" or "full", and the epochs of each.
+
+    They are all that there are, but for the strategy auto, which decides after the first what follows.
+    """
+    if config.strategy == "auto":
+        return [("head", AUTO_HEAD_EPOCHS)]
+    if config.strategy == "head":
+        return [("head", config.epochs)]
+    return [part for part in (("head", config.head_epochs), (config.strategy, config.epochs)) if part[1]]
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -326,7 +371,7 @@ def _contradictions(config: FinetuneConfig) -> Iterator[str]:
         if reason and chosen[name] != FinetuneConfig.model_fields[name].default:
             yield reason
     yield from _size_problems(config)
-    if config.strategy == "full" and not config.freeze_batchnorm and config.batch_size == 1:
+    if config.strategy != "head" and not config.freeze_batchnorm and config.batch_size == 1:
         yield "BatchNorm takes its statistics from a batch, so batch_size must be at least 2, or freeze_batchnorm true."
 
 
@@ -348,11 +393,11 @@ def _why_unused(name: str, chosen: Mapping[str, Any]) -> str:
     if schedule and name in SCHEDULE_SETTINGS and name not in schedule.settings:
         uses = ", ".join(schedule.settings) or "no settings of its own"
         return f"{name} is not a setting of the schedule {schedule.name}, which uses {uses}. Leave it out."
-    if chosen["strategy"] == "head" and name in ("head_epochs", "mixing", "backbone_rate_factor", "freeze_batchnorm"):
-        return f"{name} needs the strategy full: with head the backbone's features are computed once and kept."
-    if chosen["strategy"] == "full" and name == "feature_views":
-        return "feature_views needs the strategy head; full draws a new view at every epoch."
-    if name == "mixing_alpha" and (chosen["strategy"] == "head" or chosen["mixing"] == "none"):
+    strategy = chosen["strategy"]
+    if strategy not in STRATEGIES_OF.get(name, (strategy,)):
+        wanted = " or ".join(STRATEGIES_OF[name])
+        return f"{name} means nothing for the strategy {strategy}: it needs {wanted}. Leave it out."
+    if name == "mixing_alpha" and chosen["mixing"] == "none":
         return "mixing_alpha needs mixing to be mixup or cutmix, and the strategy full."
     return ""
 

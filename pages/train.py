@@ -9,7 +9,7 @@ from dlkit.catalog.backbones import BACKBONES, BackboneEntry
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
-from dlkit.config import CATALOGS, FinetuneConfig, describe, parse, settings_in_use, steps_per_epoch
+from dlkit.config import CATALOGS, FinetuneConfig, describe, first_phases, parse, settings_in_use, steps_per_epoch
 from dlkit.data.dataset import is_here
 from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
@@ -21,7 +21,9 @@ from pages.parts.notices import show_error, told
 
 STRATEGIES = {
     "head": "Only a new last layer learns; the pretrained network stays as it is. Seconds to minutes.",
+    "partial": "The new last layer first, then the last layers, on what the layers before put out. Minutes.",
     "full": "The new last layer first, then every layer at a smaller rate. Slower, and better with enough pictures.",
+    "auto": "The new last layer first, then as deep as your time allows; the best model so far is kept.",
 }
 
 
@@ -88,20 +90,22 @@ def facts_of(entry: BackboneEntry) -> str:
 
 
 def choose_how() -> dict[str, Any]:
-    """Choose the strategy and for how long."""
+    """Choose the strategy, and of the one that needs it the time."""
     st.subheader("3 · How")
     strategy = forms.draw("strategy")
     st.caption(STRATEGIES[strategy])
-    return {"strategy": strategy}
+    time = {"budget_minutes": forms.draw("budget_minutes")} if strategy == "auto" else {}
+    return {"strategy": strategy, **time}
 
 
-def choose_optimizer() -> dict[str, Any]:
-    """Choose the optimizer and its learning rate."""
+def choose_optimizer(strategy: str) -> dict[str, Any]:
+    """Choose the optimizer, its learning rate, and for how long it goes on where time does not decide that."""
     st.subheader("4 · Optimizer")
     optimizer = forms.draw("optimizer")
     entry = OPTIMIZERS[optimizer]
     st.caption(f"{escape_markdown(entry.summary)} [{escape_markdown(entry.paper)}]({entry.url})")
-    return {"optimizer": optimizer, "learning_rate": forms.draw_rate(optimizer), "epochs": forms.draw("epochs")}
+    chosen = {"optimizer": optimizer, "learning_rate": forms.draw_rate(optimizer)}
+    return chosen if strategy == "auto" else {**chosen, "epochs": forms.draw("epochs")}
 
 
 def choose_details(values: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def choose_details(values: dict[str, Any]) -> dict[str, Any]:
     choices = {"schedule": schedule, "mixing": mixing, **values}
     used = settings_in_use(choices)
     for title, names in forms.GROUPS.items():
-        shown = [name for name in names if name in used and name != "epochs"]
+        shown = [name for name in names if name in used and name not in values]
         if shown:
             chosen |= forms.draw_group(title, shown, defaults)
     return chosen
@@ -127,13 +131,19 @@ def show_plan(values: dict[str, Any]) -> FinetuneConfig | None:
         return None
     entry = DATASETS[config.dataset]
     steps = steps_per_epoch(entry.train_images, config.batch_size)
-    epochs = config.epochs + (config.head_epochs if config.strategy == "full" else 0)
+    epochs = sum(epochs for _, epochs in first_phases(config))
     first, second = st.columns(2)
-    first.metric(
-        "Steps", count(steps * epochs), help=f"{steps} batches of {config.batch_size} in each of {epochs} epochs."
-    )
+    if config.strategy == "auto":
+        first.metric(
+            "Minutes", f"{config.budget_minutes:g}", help="What follows the head is decided when it has learnt."
+        )
+    else:
+        first.metric(
+            "Steps", count(steps * epochs), help=f"{steps} batches of {config.batch_size} in each of {epochs} epochs."
+        )
     second.metric("Pictures seen as", f"{config.image_size} px")
-    st.caption(f"Schedule: {SCHEDULES[config.schedule].title}. {SCHEDULES[config.schedule].summary}")
+    of_head = " Here for the head; what follows has it again." if config.strategy == "auto" else ""
+    st.caption(f"Schedule: {SCHEDULES[config.schedule].title}. {SCHEDULES[config.schedule].summary}{of_head}")
     st.plotly_chart(
         schedule_figure(config, steps),
         key="schedule_figure",
@@ -162,7 +172,7 @@ form, plan = st.columns([3, 2], gap="large")
 with form:
     values: dict[str, Any] = {"dataset": choose_data(), "backbone": choose_backbone()}
     values |= choose_how()
-    values |= choose_optimizer()
+    values |= choose_optimizer(values["strategy"])
     if level == "expert":
         values |= choose_details(values)
 with plan, st.container(border=True):

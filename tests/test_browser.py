@@ -28,7 +28,7 @@ pytestmark = pytest.mark.browser
 
 FLOWERS = REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
 TRAINING_MS = 90_000
-QUICK = {"level": "expert", "image_size": "64", "batch_size": "64", "feature_views": "1"}
+QUICK = {"level": "expert", "image_size": "64", "batch_size": "64", "views": "1"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -201,7 +201,7 @@ def test_from_a_link_to_a_named_flower(browser: "Browser", server: LiveServer, t
         run = query_of(page)["run"]
         recorded = store_of(server).run(run)
         assert recorded.config.items() >= {"optimizer": "nadam", "epochs": 3, "schedule": "cosine"}.items()
-        assert recorded.config.items() >= {"image_size": 64, "batch_size": 64, "feature_views": 1}.items()
+        assert recorded.config.items() >= {"image_size": 64, "batch_size": 64, "views": 1}.items()
         accuracy = recorded.summary["val_accuracy"]
         assert accuracy > 0.5
         expect(metric(page, "Validation accuracy")).to_have_text(f"{100 * accuracy:.1f} %")

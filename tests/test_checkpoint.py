@@ -11,7 +11,7 @@ import torch
 
 from dlkit import files
 from dlkit.engine import checkpoint
-from dlkit.engine.checkpoint import Cadence, load_checkpoint, save_checkpoint
+from dlkit.engine.checkpoint import FORMAT, Cadence, load_checkpoint, save_checkpoint
 from dlkit.errors import BundleError, DiskFullError
 
 STATE = {"position": {"step": 7}, "weights": {"head": torch.arange(50_000.0)}, "texts": ["a", None, 1, 2.5, True]}
@@ -21,7 +21,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path):
     saved = save_checkpoint(STATE, tmp_path, 3)
     loaded = load_checkpoint(tmp_path / saved.file, saved.sha256)
     assert torch.equal(loaded["weights"]["head"], STATE["weights"]["head"])
-    assert (loaded["position"], loaded["texts"], loaded["format"]) == (STATE["position"], STATE["texts"], 1)
+    assert (loaded["position"], loaded["texts"], loaded["format"]) == (STATE["position"], STATE["texts"], FORMAT)
     assert loaded["torch"] == torch.__version__
     data = (tmp_path / saved.file).read_bytes()
     assert (saved.size, saved.sha256, saved.step) == (len(data), hashlib.sha256(data).hexdigest(), 7)
@@ -62,7 +62,7 @@ def test_what_is_no_checkpoint_is_refused_though_its_checksum_is_right(tmp_path)
     for data in (b"", b"PK\x03\x04", b"not one", bytes(1000)):
         path.write_bytes(data)
         assert "The checkpoint some.pt cannot be read" in refusal(path)
-    for other in ({**STATE, "format": 2}, STATE, [1, 2]):
+    for other in ({**STATE, "format": 99}, STATE, [1, 2]):
         torch.save(other, path)
         assert "is of another version of dlkit" in refusal(path)
 
@@ -80,7 +80,7 @@ class Code:
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_code_in_a_checkpoint_is_not_run(tmp_path, is_zip):
     path, proof = tmp_path / "code.pt", tmp_path / "proof"
-    content = {"format": 1, "position": Code(proof)}
+    content = {"format": FORMAT, "position": Code(proof)}
     torch.save(content, path) if is_zip else path.write_bytes(pickle.dumps(content, 2))
     assert "cannot be read (UnpicklingError)" in refusal(path)
     assert not proof.exists()

@@ -18,6 +18,7 @@ from dlkit.config import (
     CATALOGS,
     OPTIMIZER_SETTINGS,
     SCHEDULE_SETTINGS,
+    STRATEGIES_OF,
     FinetuneConfig,
     describe,
     parse,
@@ -75,7 +76,7 @@ def using(name: str) -> dict[str, Any]:
     """Return choices with which the setting `name` means something."""
     optimizer = next((one for one, entry in OPTIMIZERS.items() if name in entry.settings), "adamw")
     schedule = next((one for one, entry in SCHEDULES.items() if name in entry.settings), "one-cycle")
-    strategy = "head" if name == "feature_views" else "full"
+    strategy = STRATEGIES_OF.get(name, ("full",))[-1]
     mixing = "mixup" if name == "mixing_alpha" else "none"
     return {"optimizer": optimizer, "schedule": schedule, "strategy": strategy, "mixing": mixing}
 
@@ -238,7 +239,11 @@ def test_unknown_setting_is_named(name):
         ({"strategy": "head", "head_epochs": 2}, ["head_epochs", "full"]),
         ({"strategy": "head", "freeze_batchnorm": False}, ["freeze_batchnorm", "full"]),
         ({"strategy": "head", "backbone_rate_factor": 0.5}, ["backbone_rate_factor", "full"]),
-        ({"strategy": "full", "feature_views": 4}, ["feature_views", "head"]),
+        ({"strategy": "full", "views": 4}, ["views", "head"]),
+        ({"strategy": "partial", "mixing": "mixup"}, ["mixing", "partial", "full or auto"]),
+        ({"strategy": "full", "unfreeze_from": "last-half"}, ["unfreeze_from", "partial or auto"]),
+        ({"strategy": "auto", "epochs": 5}, ["epochs", "auto", "head or partial or full"]),
+        ({"strategy": "partial", "budget_minutes": 5}, ["budget_minutes", "auto"]),
         ({"strategy": "full", "mixing_alpha": 1}, ["mixing_alpha", "mixup", "cutmix"]),
         ({"backbone": "vit-b-16", "image_size": 192}, ["224", "192"]),
     ],

@@ -196,7 +196,7 @@ def test_training_takes_the_drawn_rates_step_by_step(
     schedule: str, strategy: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"strategy": strategy, "optimizer": optimizer, "schedule": schedule, "epochs": 2, "batch_size": 4}
-    config = parse(values | ({"head_epochs": 1} if strategy == "full" else {"feature_views": 1}))
+    config = parse(values | ({"head_epochs": 1} if strategy == "full" else {"views": 1}))
     used: list[float] = []
     algorithm = _torch_algorithm(optimizer)
     step_of = algorithm.step

@@ -145,8 +145,10 @@ LEARNING_BATCHNORM = {"freeze_batchnorm": False, "mixing": "cutmix", "head_epoch
 @pytest.mark.parametrize(
     "values",
     [
-        {"strategy": "head", "epochs": 4, "feature_views": 3},
+        {"strategy": "head", "epochs": 4, "views": 3},
         {"strategy": "full", "head_epochs": 2},
+        {"strategy": "partial", "head_epochs": 2, "views": 3, "epochs": 3},
+        {"strategy": "partial", "head_epochs": 1, **ALL_AT_ONCE, "freeze_batchnorm": False},
         {"strategy": "head", "epochs": 3, **ALL_AT_ONCE},
         {"strategy": "full", "optimizer": "muon", "schedule": "plateau", **ALL_AT_ONCE, **LEARNING_BATCHNORM},
     ],
@@ -192,7 +194,7 @@ def test_patience_is_not_forgotten(tmp_path, strategy):
     assert whole.learner.phase_epoch < 9
 
 
-@pytest.mark.parametrize("strategy", ["head", "full"])
+@pytest.mark.parametrize("strategy", ["head", "partial", "full"])
 def test_resumed_in_bfloat16(tmp_path, strategy):
     assert_resumes(lambda: small_learner(strategy=strategy, precision="bfloat16", dropout=0.1), tmp_path, 4)
 
@@ -268,7 +270,7 @@ def test_pictures_that_are_decoded_anew_each_time_change_nothing(monkeypatch):
 
 
 def test_strategy_head_on_photos_computes_the_same_features_again(tmp_path):
-    values = {"augmentation": "strong", "feature_views": 2, "epochs": 3, "dropout": 0.2}
+    values = {"augmentation": "strong", "views": 2, "epochs": 3, "dropout": 0.2}
     assert_resumes(lambda: make_learner(config_of(**values), few_flowers()), tmp_path, 3, 1)
 
 
@@ -394,13 +396,14 @@ def test_more_epochs_stretch_the_schedule_from_the_next_step_on(step):
 @pytest.mark.parametrize("strategy", ["head", "full"])
 def test_another_augmentation_is_seen_from_the_next_step_on(strategy):
     """Of all layers each picture anew, of the head the features of all views anew."""
-    values = {"strategy": strategy, "epochs": 3} | ({"head_epochs": 0} if strategy == "full" else {})
-    learner = small_learner(**values)
+    values = {"full": {"epochs": 3, "head_epochs": 0}, "head": {"epochs": 4, "views": 2}}[strategy]
+    learner = small_learner(strategy=strategy, **values)
     asked, learner.steering = strengths(learner), Planned({6: ("augmentation", "strong")})
     Run(lambda: learner)
     assert asked[:6] == [1] * 6, "light"
     assert set(asked[6:]) == {3}, "strong"
-    assert len(asked) == 6 + 2 + 4, "of the head the features of what is needed of a view"
+    rest = {"full": 6, "head": 2 + 2}[strategy]  # of the head's view: what of it is still to come, twice
+    assert len(asked) == 6 + rest, "and nothing else"
 
 
 def body_after_each_step(learner: Learner) -> list[tuple[int, dict[str, torch.Tensor]]]:

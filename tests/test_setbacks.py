@@ -276,7 +276,7 @@ def test_resumed_after_memory_ran_out_it_equals_the_run_in_which_it_did(every_st
 def test_features_are_all_computed_in_parts_of_one_size(monkeypatch, failing):
     """The memory runs out in the middle of them, of the checked or the learnt ones: those before are computed again."""
     monkeypatch.setattr(training, "EVALUATION_BATCH", 5)
-    learner = small_learner()
+    learner = small_learner(views=2)
     learner.steering = Planned()
     sizes: list[int] = []
 

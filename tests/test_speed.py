@@ -141,6 +141,12 @@ def test_trial_that_does_not_fit_into_memory_takes_the_reference(measuring, monk
     assert not known_choices()
 
 
+def test_trial_that_takes_too_long_ends_with_what_it_has_and_is_not_remembered(measuring, monkeypatch):
+    monkeypatch.setattr(speed, "LONGEST_SECONDS", 0)
+    assert speed.choose(speed.FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE, {})
+    assert not known_choices()
+
+
 def test_evidence_that_is_damaged_is_measured_again(measuring):
     (settings().folder() / evidence.FILE).write_text('{"features of small": {"format": 7}}')
     assert known_choices() == {}

@@ -4,8 +4,10 @@ Writes into the run's folder and nowhere else; knows no store and no process. Ev
 and says so; given its state it goes on from there.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -22,11 +24,14 @@ from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
 from dlkit.engine.model import parameter_count, pretrained
 from dlkit.engine.pixels import Augment, Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
+from dlkit.engine.speed import FEATURES, TRAINING, choose
 from dlkit.engine.training import Learner, Scores, Steering, Unsteered, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
 from dlkit.runs.artifacts import Validation, read_description
 from dlkit.runs.records import Point, Progress
 from dlkit.settings import settings
+
+KEEP_SECONDS = 2
 
 
 class Control(Steering, Protocol):
@@ -98,17 +103,20 @@ def finetune(
     yield Event(Progress("opening the pictures"))
     config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
     learner = make_learner(config, dataset)
-    learner.steering = control
+    learner.steering, learner.seconds_before = control, seconds_before
     if state is not None:
         learner.restore(state)
     yield Event(Progress("looking at the first pictures"), step=learner.step)
     best, cadence = Best.of(folder) if state else Best(), Cadence(settings().checkpoint_seconds)
+    keeper = Keeper(dataset, folder)
     try:
         for report in train(learner):
             if report.scores is not None and learner.epoch > 0 and best.is_beaten_by(report.scores):
                 best = Best(learner.epoch, report.scores.accuracy, report.scores.loss)
-                _keep(learner, dataset, best, folder, report.scores)
+                keeper.take(learner, best, report.scores)
             is_end = bool(control.wish)
+            if keeper.is_due or cadence.is_due or is_end:
+                keeper.write()
             saved = _save(learner, folder, attempt, cadence) if cadence.is_due and not is_end else None
             yield Event(report.progress, report.points, learner.step, saved)
             if is_end:
@@ -116,6 +124,7 @@ def finetune(
     except DiskFullError:
         raise
     except DlkitError as error:
+        keeper.write()
         blew_up = isinstance(error, DivergedError) and error.step == learner.step  # in the step that is taken already
         has_come_further = learner.step > (state["position"]["step"] if state else 0)
         if has_come_further and not blew_up and learner.is_finite():  # else the one before would be pruned for nothing
@@ -125,11 +134,13 @@ def finetune(
                 checkpoint=_save(learner, folder, attempt, cadence),
             )
             if best.accuracy is None and isinstance(error, DivergedError):
-                _keep(learner, dataset, Best(learner.epoch), folder)
+                keeper.take(learner, Best(learner.epoch))
+                keeper.write()
         raise
     if best.accuracy is None:
         best = Best(learner.epoch)
-        _keep(learner, dataset, best, folder)
+        keeper.take(learner, best)
+    keeper.write()
     saved = _save(learner, folder, attempt, cadence)
     summary = _summary(learner, best, seconds_before + perf_counter() - started)
     yield Event(Progress("done", 1.0, 0.0, summary["images_per_second"]), (), learner.step, saved, summary)
@@ -152,7 +163,11 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     train_pixels = _pixels(config, dataset.train, preprocessing, augment)
     validation_pixels = _pixels(config, dataset.val, preprocessing, None)
-    return Learner(config, model, train_pixels, validation_pixels, device)
+    learner = Learner(config, model, train_pixels, validation_pixels, device)
+    for task in (FEATURES, TRAINING) if config.strategy != "head" else (FEATURES,):
+        choice = choose(task, entry.name, model.body, preprocessing.size, device, config.precision)
+        learner.formats[task] = choice.format
+    return learner
 
 
 def _pixels(config: FinetuneConfig, split: Split, preprocessing: Preprocessing, augment: Augment | None) -> Pixels:
@@ -160,23 +175,50 @@ def _pixels(config: FinetuneConfig, split: Split, preprocessing: Preprocessing, 
     return Pixels(split, preprocessing, augment, config.seed, settings().cache_mb / 2, threads)
 
 
-def _keep(learner: Learner, dataset: Dataset, best: Best, folder: Path, scores: Scores | None = None) -> None:
-    """Save the model as it would be kept now, with what it says of the validation pictures."""
-    config = learner.config
-    about = {
-        "name": config.name,
-        "epoch": best.epoch,
-        "val_accuracy": best.accuracy,
-        "val_loss": best.loss,
-        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "config": config.model_dump(mode="json"),
-    }
-    preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
-    bundle = Bundle(learner.model_to_keep(), config.backbone, dataset.classes, preprocessing, about)
-    folder.mkdir(parents=True, exist_ok=True)
-    if scores is not None:  # first, as the model is what a later attempt goes by: it then repeats both or none
-        Validation(learner.validation.labels.numpy(), scores.probabilities).save(folder / "validation.npz")
-    save_bundle(bundle, folder / "model")
+class Keeper:
+    """Keeps the best model in memory, and writes it now and then: of hundreds of quick epochs each may be a new best.
+
+    It is written before each checkpoint. So what a checkpoint goes on from is never ahead of what is kept.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        self._dataset, self._folder = dataset, folder
+        self._taken: tuple[Bundle, Validation | None] | None = None
+        self._written = -inf
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a model waits to be written, and the last was written a while ago."""
+        return self._taken is not None and perf_counter() - self._written >= KEEP_SECONDS
+
+    def take(self, learner: Learner, best: Best, scores: Scores | None = None) -> None:
+        """Copy the model as it would be kept now, with what it says of the validation pictures."""
+        config, dataset = learner.config, self._dataset
+        about = {
+            "name": config.name,
+            "epoch": best.epoch,
+            "val_accuracy": best.accuracy,
+            "val_loss": best.loss,
+            "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+            "config": config.model_dump(mode="json"),
+        }
+        preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
+        model = copy.deepcopy(learner.model_to_keep())
+        bundle = Bundle(model, config.backbone, dataset.classes, preprocessing, about)
+        labels = learner.validation.labels.numpy()
+        validation = None if scores is None else Validation(labels, scores.probabilities)
+        self._taken = bundle, validation
+
+    def write(self) -> None:
+        """Write what was taken since the last time."""
+        if self._taken is None:
+            return
+        bundle, validation = self._taken
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if validation is not None:  # first, as the model is what a later attempt goes by: it repeats both or none
+            validation.save(self._folder / "validation.npz")
+        save_bundle(bundle, self._folder / "model")
+        self._taken, self._written = None, perf_counter()
 
 
 def _summary(learner: Learner, best: Best, seconds: float) -> dict[str, Any]:
@@ -195,6 +237,7 @@ def _summary(learner: Learner, best: Best, seconds: float) -> dict[str, Any]:
         "image_size": learner.config.image_size,
         "parameters": parameter_count(learner.model),
         "trained_parameters": parameter_count(learner.trained),
+        "formats": {task: str(form) for task, form in learner.formats.items()},
         "device": devices.describe(learner.device),
         "torch": torch.__version__,
     }

@@ -24,6 +24,7 @@ from dlkit.settings import settings
 FEATURES, TRAINING = "features", "training"
 TRIAL_BATCH = 16
 TRIAL_SECONDS = 0.3  # of each format, after a first run that is not counted
+LONGEST_SECONDS = 15  # of all formats; what takes longer is a machine that is busy, and nothing to be remembered
 #: how far a format's outputs may lie from those of float32, as a share of their length; bfloat16 is at about 0.01
 LARGEST_ERROR = 0.05
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,14 +64,15 @@ def choose(task: str, name: str, network: nn.Module, size: int, device: torch.de
     if known is not None:
         return known
     try:
-        choice = _trial(task, network, size, device)
+        choice, is_whole = _trial(task, network, size, device)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         release_memory(device)
         return Choice()
-    with suppress(DlkitError, OSError):  # a folder that cannot be written: it is measured again the next time
-        remember(key, choice)
+    if is_whole:
+        with suppress(DlkitError, OSError):  # a folder that cannot be written: it is measured again the next time
+            remember(key, choice)
     return choice
 
 
@@ -82,16 +84,24 @@ def key_of(task: str, name: str, size: int, device: torch.device) -> str:
     return f"{task} of {name} at {size} px on {device.type}, {where}, torch {torch.__version__}"
 
 
-def _trial(task: str, network: nn.Module, size: int, device: torch.device) -> Choice:
+def _trial(task: str, network: nn.Module, size: int, device: torch.device) -> tuple[Choice, bool]:
+    """Return the quickest of all formats, or of those that could be tried before it took too long, and which it is."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(TRIAL_BATCH, 3, size, size, generator=generator).to(device)
     tries = _try_features(network, images) if task == FEATURES else _try_training(network, images)
-    rates = dict(tries)
-    return Choice(max(rates, key=rates.__getitem__), {str(form): rate for form, rate in rates.items()})
+    rates: dict[Format, float] = {}
+    started, is_whole = time.perf_counter(), True
+    for form, rate in tries:
+        is_whole = time.perf_counter() - started < LONGEST_SECONDS
+        if not is_whole:
+            break
+        rates[form] = rate
+    best = max(rates, key=rates.__getitem__, default=REFERENCE)
+    return Choice(best, {str(form): rate for form, rate in rates.items()}), is_whole
 
 
 def _formats(device: torch.device, *, folded: bool, precisions: Iterable[str]) -> list[Format]:
-    return [PLAIN, REFERENCE, *(Format(precision, folded=folded) for precision in precisions)]
+    return [REFERENCE, *(Format(precision, folded=folded) for precision in precisions), PLAIN]
 
 
 def _try_features(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Format, float]]:

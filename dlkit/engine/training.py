@@ -1,14 +1,16 @@
 """The training loop: a generator of reports. It prints, draws and stores nothing; to end it is to stop asking.
 
-Two kinds of phase share one loop. *head*: the backbone is frozen, so its features are computed once per view and
-kept, and epochs cost next to nothing. *full*: every layer learns, the backbone at a smaller rate. The strategy full
-runs both.
+Three kinds of phase share one loop. *head*: the backbone is frozen, so its features are computed once per view and
+kept, and epochs cost next to nothing. *partial*: the backbone's front is frozen, so what it puts out is kept, and its
+tail learns. *full*: every layer learns. The strategies partial and full begin with the head; auto does so too, and then
+goes as deep as its time allows.
 
 Whenever the loop reports it stands between two steps, and `Learner.state` is all that is needed to go on from there: a
 training that goes on from a state takes the same steps, bit for bit on the CPU, as one that was never interrupted.
 """
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -24,19 +26,28 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES, Plateau
-from dlkit.config import FinetuneConfig, learning_rates, parse, steps_per_epoch
+from dlkit.config import FinetuneConfig, first_phases, learning_rates, parse, steps_per_epoch
 from dlkit.engine.device import is_out_of_memory, random_state, release_memory, set_random_state
 from dlkit.engine.model import Classifier, freeze_batchnorm
 from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
+from dlkit.engine.speed import DTYPES, FEATURES, TRAINING, Frozen
+from dlkit.engine.stages import cut
 from dlkit.errors import DivergedError, DlkitError, MemoryFullError
+from dlkit.evidence import REFERENCE, Format
 from dlkit.runs.records import Change, Point, Progress
 
 REPORT_SECONDS = 0.2
 EVALUATION_BATCH = 64
-#: what an epoch over kept features costs, and one of all layers, where computing the features once costs 1
-KEPT_COST, FULL_COST = 0.03, 3.5
-HEAD, FULL = "head", "full"
-TITLES = {HEAD: "head", FULL: "all layers"}
+#: what an epoch costs where computing the features once costs 1: of the head, of the last layers, of all layers
+COSTS = {"head": 0.03, "partial": 1.0, "full": 3.5}
+HEAD, PARTIAL, FULL = "head", "partial", "full"
+TITLES = {HEAD: "head", PARTIAL: "last layers", FULL: "all layers"}
+AUTO = "auto"
+#: least and most epochs of the strategy auto; the last layers get the least where all layers follow
+PARTIAL_EPOCHS, FULL_EPOCHS = (4, 12), (3, 10)
+TIME_IN_USE = 0.92  # of what is left of the time: the rest is for what was not measured
+CHECKING_COST = 0.35  # of a picture that is only looked at, where one that is learnt from costs 1
+DEPTHS = 4  # into how many parts, from the first layers to the last, a backbone is divided for their learning rates
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,9 @@ class Learner:
     micro_batch: int = 0  # the most pictures that go through the network at once
     is_begun: bool = False  # whether the scores of the untrained head are told
     applied: set[int] = field(default_factory=set)  # numbers of the changes
+    formats: dict[str, Format] = field(default_factory=dict)  # by task; REFERENCE where none is given
+    has_budget: bool = False  # whether time decides when it ends
+    seconds_before: float = 0.0  # that earlier attempts were at work
     trained: nn.Module = field(init=False)
     average: AveragedModel | None = None
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
@@ -116,8 +130,10 @@ class Learner:
     def __post_init__(self) -> None:
         config = self.config
         self.micro_batch = max(config.batch_size, EVALUATION_BATCH)
-        planned = [(HEAD, config.head_epochs), (FULL, config.epochs)]
-        self.phases = [(HEAD, config.epochs)] if config.strategy == HEAD else [part for part in planned if part[1]]
+        self.phases, self.has_budget = first_phases(config), config.strategy == AUTO
+        self.started = time.perf_counter()
+        if config.precision != "auto":
+            self.formats = dict.fromkeys((FEATURES, TRAINING), Format(config.precision))
         self.patience, self.sums = Patience(config.early_stopping), Sums()
 
     @property
@@ -134,7 +150,12 @@ class Learner:
     def learns_batchnorm(self) -> bool:
         """Whether BatchNorm layers take their statistics from the batch, in this phase or one to come."""
         is_fixed = self.config.freeze_batchnorm or self.is_frozen
-        return not is_fixed and any(kind == FULL for kind, _ in self.phases[self.place :])
+        return not is_fixed and any(kind != HEAD for kind, _ in self.phases[self.place :])
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at work, over all attempts."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     @property
     def phase_epochs(self) -> int:
@@ -160,7 +181,15 @@ class Learner:
     def model_to_keep(self) -> Classifier:
         """Return the whole classifier with the weights that would be kept."""
         kept = self.kept()
-        return kept if isinstance(kept, Classifier) else Classifier(self.model.body, cast(nn.Linear, kept))
+        if isinstance(kept, Classifier):
+            return kept
+        if self.average is None:
+            return self.model
+        if isinstance(kept, Tail):
+            whole = copy.deepcopy(self.model)
+            kept.put_into(whole)
+            return whole
+        return Classifier(self.model.body, cast(nn.Linear, kept))
 
     def is_finite(self) -> bool:
         """Tell whether every weight that learns is a number."""
@@ -182,6 +211,7 @@ class Learner:
             "plateau": None if self.plateau is None else asdict(self.plateau),
             "patience": asdict(self.patience),
             "sums": asdict(self.sums),
+            "formats": {task: asdict(form) for task, form in self.formats.items()},
             "random": random_state(self.device),
             "threads": torch.get_num_threads(),
         }
@@ -193,6 +223,7 @@ class Learner:
             setattr(self, name, state["position"][name])
         self.phases = [(kind, epochs) for kind, epochs in state["phases"]]
         self.applied = set(state["applied"])
+        self.formats = {task: Format(**form) for task, form in state["formats"].items()}
         self.train.use(AUGMENTATIONS[self.config.augmentation].build)
         torch.set_num_threads(state["threads"])  # another number adds up in another order
         self._restored = state
@@ -214,10 +245,13 @@ class Learner:
             self.micro_batch = min(self.micro_batch, change.value)
         elif change.what == "frozen":
             self._freeze(change.value)
+        elif change.what == "plan":
+            self.phases = [(kind, epochs) for kind, epochs in change.value]
         else:
             more = change.value - self.config.epochs if change.what == "epochs" else 0
             self.config = self.config.model_copy(update={change.what: change.value})
             if more:
+                self.has_budget = False  # who asks for more has the time
                 kind, epochs = self.phases[-1]
                 self.phases[-1] = kind, epochs + more
                 if self.place == len(self.phases) - 1:
@@ -247,21 +281,33 @@ class Learner:
 
 
 #: what tells where a learner stands
-POSITION = ("step", "epoch", "seen", "batch", "place", "phase_epoch", "is_frozen", "micro_batch", "is_begun")
+POSITION = (
+    "step",
+    "epoch",
+    "seen",
+    "batch",
+    "place",
+    "phase_epoch",
+    "is_frozen",
+    "micro_batch",
+    "is_begun",
+    "has_budget",
+)
 
 
 class Features:
-    """The frozen backbone's output for each picture and view: (N, F) float32 on the device, computed at first use.
+    """What a frozen network puts out for each picture and view, computed at first use: (N, F) or (N, C, H, W).
 
-    Always in the same groups: a view's are the batches of its first epoch. And all through the network in parts of the
-    same size: where it shrinks they are computed anew. So a number never depends on where a training that goes on came
-    back to it.
+    Always in the same groups: a view's are batches of the epoch that is numbered like it. And all through the network
+    in parts of the same size: where it shrinks they are computed anew. So a number never depends on where a training
+    that goes on came back to it. View None, or 0 of the training pictures, is the picture as it is.
     """
 
-    def __init__(self, learner: Learner, pixels: Pixels) -> None:
-        self._learner, self._pixels = learner, pixels
+    def __init__(self, learner: Learner, pixels: Pixels, network: nn.Module, dtype: torch.dtype) -> None:
+        self._learner, self._pixels, self._network, self._dtype = learner, pixels, network, dtype
         self._kept: dict[int | None, torch.Tensor] = {}
         self._is_kept: dict[int | None, np.ndarray] = {}
+        self._groups: dict[int | None, list[np.ndarray]] = {}
         self._size = learner.micro_batch
 
     def prepare(self, indices: np.ndarray, view: int | None) -> Iterator[tuple[int, int]]:
@@ -273,41 +319,49 @@ class Features:
             yield done, done + sum(map(len, missing[1:]))
 
     def of(self, indices: np.ndarray, view: int | None) -> torch.Tensor:
-        """Return the features (B, F) of these pictures."""
+        """Return the outputs for these pictures, float32 on the device; images among them in channels_last."""
         for _ in self.prepare(indices, view):
             pass
-        return self._kept[view][torch.from_numpy(indices).to(self._learner.device)]
+        rows = self._kept[view][torch.from_numpy(indices)].to(self._learner.device).float()
+        return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
-    def forget(self) -> None:
-        """Compute all anew at the next use."""
-        self._kept.clear()
-        self._is_kept.clear()
+    def forget_augmented(self) -> None:
+        """Compute the augmented views anew at the next use."""
+        for view in self._kept.keys() - {None, 0}:
+            del self._kept[view], self._is_kept[view]
 
     def _missing(self, indices: np.ndarray, view: int | None) -> list[np.ndarray]:
         """Return the groups of these pictures that are still to be computed."""
         if self._size != self._learner.micro_batch:
-            self.forget()
+            self._kept.clear()
+            self._is_kept.clear()
             self._size = self._learner.micro_batch
         known = self._is_kept.setdefault(view, np.zeros(len(self._pixels), bool))
+        if known[indices].all():
+            return []
         unknown = np.zeros(len(known), bool)
         unknown[indices] = ~known[indices]
-        return [group for group in self._groups(view) if unknown[group].any()] if unknown.any() else []
+        return [group for group in self._groups_of(view) if unknown[group].any()]
 
-    def _groups(self, view: int | None) -> list[np.ndarray]:
-        config, count = self._learner.config, len(self._pixels)
-        if view is None:
-            return plain_batches(count, EVALUATION_BATCH)
-        return shuffled_batches(count, config.batch_size, config.seed, view)
+    def _groups_of(self, view: int | None) -> list[np.ndarray]:
+        if view not in self._groups:
+            config, count = self._learner.config, len(self._pixels)
+            if view is None:
+                self._groups[view] = plain_batches(count, EVALUATION_BATCH)
+            else:
+                self._groups[view] = shuffled_batches(count, config.batch_size, config.seed, view)
+        return self._groups[view]
 
     def _compute(self, indices: np.ndarray, view: int | None) -> None:
         learner = self._learner
-        pictures = self._pixels.batch(indices, view, learner.device)
-        features = forward(learner, learner.model.body, pictures)
+        pictures = self._pixels.batch(indices, view or None, learner.device)
+        outputs = forward(learner, self._network, pictures, contextlib.nullcontext()).to(self._dtype)
         if self._size != learner.micro_batch:
             return
+        rows = outputs.permute(0, 2, 3, 1) if outputs.ndim == 4 else outputs
         if view not in self._kept:
-            self._kept[view] = torch.empty(len(self._pixels), features.shape[1], device=features.device)
-        self._kept[view][torch.from_numpy(indices).to(features.device)] = features
+            self._kept[view] = torch.empty(len(self._pixels), *rows.shape[1:], dtype=rows.dtype)
+        self._kept[view][torch.from_numpy(indices)] = rows.cpu()
         self._is_kept[view][indices] = True
 
 
@@ -318,6 +372,7 @@ class Phase:
     module: nn.Module  # inputs -> logits
     trained: nn.Module  # the part of it that learns and is averaged
     groups: list[dict[str, Any]]  # torch parameter groups; `rate_factor` scales the learning rate
+    backbone: nn.Module | None = None  # what of the backbone learns, while it is not frozen
     mixing = "none"
 
     def __init__(self, learner: Learner) -> None:
@@ -338,43 +393,103 @@ class Phase:
     def change_augmentation(self) -> None:
         """Take note that the pictures are augmented otherwise from now on."""
 
+    def precision(self, task: str) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which `module` computes: TRAINING, or without gradients FEATURES."""
+        form = self.learner.formats.get(task, REFERENCE)
+        is_exact = form.precision == REFERENCE.precision
+        return torch.autocast(self.learner.device.type, DTYPES[form.precision], enabled=not is_exact)
+
     @property
     def has_learning_batchnorm(self) -> bool:
         """Whether BatchNorm layers take their statistics from the batch."""
-        return False
+        is_fixed = self.learner.config.freeze_batchnorm or self.learner.is_frozen
+        return self.backbone is not None and not is_fixed
 
 
-class HeadPhase(Phase):
-    """The head learns from features that are computed once."""
+class KeptPhase(Phase):
+    """A phase that learns on what a frozen network puts out, which is computed once and kept."""
+
+    def __init__(self, learner: Learner, network: nn.Module, are_images: bool) -> None:
+        super().__init__(learner)
+        form = learner.formats.get(FEATURES, REFERENCE)
+        frozen = network.eval()
+        if form != REFERENCE:
+            frozen = Frozen(network, form, learner.validation.batch(np.array([0]), None, learner.device))
+        dtype = DTYPES[form.precision] if are_images else torch.float32
+        self._features = Features(learner, learner.train, frozen, dtype)
+        self._validation = Features(learner, learner.validation, frozen, dtype)
+
+    def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
+        """Compute what is missing."""
+        return self._features.prepare(indices, epoch % views(self.learner.config))
+
+    def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
+        """Return the frozen network's outputs for one of the views."""
+        return self._features.of(indices, epoch % views(self.learner.config))
+
+    def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:
+        """Return the frozen network's outputs for the pictures as they are."""
+        return self._validation.of(indices, None)
+
+    def change_augmentation(self) -> None:
+        """Forget what was computed of the pictures as they were augmented."""
+        self._features.forget_augmented()
+
+
+class HeadPhase(KeptPhase):
+    """The head learns from the backbone's features (N, F)."""
 
     title = TITLES[HEAD]
 
     def __init__(self, learner: Learner) -> None:
-        super().__init__(learner)
         model = learner.model
-        self._features, self._validation = Features(learner, learner.train), Features(learner, learner.validation)
+        super().__init__(learner, model.body, are_images=False)
         self.module, self.trained = nn.Sequential(model.dropout, model.head), model.head
         self.groups = [{"params": list(model.head.parameters()), "rate_factor": 1.0}]
 
-    def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
-        """Compute missing features."""
-        return self._features.prepare(indices, epoch % views(self.learner.config))
+    def precision(self, task: str) -> contextlib.AbstractContextManager[Any]:
+        """Compute in float32: the head costs nothing."""
+        return contextlib.nullcontext()
 
-    def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
-        """Return features (B, F)."""
-        return self._features.of(indices, epoch % views(self.learner.config))
 
-    def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:
-        """Return features (B, F) of the plain view."""
-        return self._validation.of(indices, None)
+class Tail(nn.Module):
+    """The last layers of a classifier: what the layers before them put out → logits (N, C)."""
 
-    def change_augmentation(self) -> None:
-        """Forget the features of the pictures as they were."""
-        self._features.forget()
+    def __init__(self, layers: nn.Module, dropout: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.layers, self.dropout, self.head = layers, dropout, head
+
+    def forward(self, activations: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        logits: torch.Tensor = self.head(self.dropout(self.layers(activations)))
+        return logits
+
+    def put_into(self, model: Classifier) -> None:
+        """Give a classifier, from which these layers may have been copied, their weights and buffers."""
+        weights = self.layers.state_dict()
+        if weights.keys() - model.body.state_dict().keys():
+            raise AssertionError("the layers have other names in the network")
+        model.body.load_state_dict(weights, strict=False)
+        model.head.load_state_dict(self.head.state_dict())
+
+
+class PartialPhase(KeptPhase):
+    """The last layers learn from what the layers before them put out."""
+
+    title = TITLES[PARTIAL]
+
+    def __init__(self, learner: Learner) -> None:
+        model, config = learner.model, learner.config
+        example = learner.validation.batch(np.array([0]), None, learner.device)
+        halves = cut(model.body.eval(), example, config.unfreeze_from)
+        super().__init__(learner, halves.front, are_images=True)
+        self.backbone = halves.tail
+        self.module = self.trained = Tail(halves.tail, model.dropout, model.head)
+        self.groups = rate_groups(model, halves.tail, config)
 
 
 class FullPhase(Phase):
-    """All layers learn, the backbone at a smaller rate, or not while it is frozen."""
+    """All layers learn, the earlier the slower; the backbone not while it is frozen."""
 
     title = TITLES[FULL]
 
@@ -382,32 +497,43 @@ class FullPhase(Phase):
         super().__init__(learner)
         model, config = learner.model, learner.config
         self.module = self.trained = model
+        self.backbone = model.body
         self.mixing = config.mixing
-        self.groups = [
-            {"params": list(model.head.parameters()), "rate_factor": 1.0},
-            {"params": list(model.body.parameters()), "rate_factor": config.backbone_rate_factor},
-        ]
+        self.groups = rate_groups(model, model.body, config)
 
     def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
         """Return normalised images (B, 3, S, S) of the epoch's view."""
         return self.learner.train.batch(indices, epoch, self.learner.device)
 
     def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:
-        """Return normalised images (B, 3, S, S) of the plain view."""
+        """Return normalised images (B, 3, S, S) as they are."""
         return self.learner.validation.batch(indices, None, self.learner.device)
 
-    @property
-    def has_learning_batchnorm(self) -> bool:
-        """Whether BatchNorm layers take their statistics from the batch."""
-        return not (self.learner.config.freeze_batchnorm or self.learner.is_frozen)
+
+def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:
+    """Return torch parameter groups: the head at the whole rate, the backbone's last part at a share of it.
+
+    Each of the DEPTHS parts before the last learns at `layer_rate_decay` of the next one's rate (Howard and Ruder 2018,
+    ULMFiT, section 3.2). `learning` is the backbone or its tail; parameters are in the order of the layers.
+    """
+    every = list(model.body.parameters())
+    depth = {id(parameter): DEPTHS * place // len(every) for place, parameter in enumerate(every)}
+    parts: dict[int, list[nn.Parameter]] = {}
+    for parameter in learning.parameters():
+        parts.setdefault(depth[id(parameter)], []).append(parameter)
+    groups = [{"params": list(model.head.parameters()), "rate_factor": 1.0}]
+    for part in sorted(parts, reverse=True):
+        factor = config.backbone_rate_factor * config.layer_rate_decay ** (DEPTHS - 1 - part)
+        groups.append({"params": parts[part], "rate_factor": factor})
+    return groups
 
 
-PHASES: dict[str, Callable[[Learner], Phase]] = {HEAD: HeadPhase, FULL: FullPhase}
+PHASES: dict[str, Callable[[Learner], Phase]] = {HEAD: HeadPhase, PARTIAL: PartialPhase, FULL: FullPhase}
 
 
 def views(config: FinetuneConfig) -> int:
-    """Return how many augmented versions of each picture the head learns from."""
-    return 1 if config.augmentation == "none" else config.feature_views
+    """Return of how many versions of each picture a frozen network's outputs are kept: itself, and augmented ones."""
+    return 1 if config.augmentation == "none" or config.views is None else config.views
 
 
 def train(learner: Learner) -> Iterator[Report]:
@@ -429,6 +555,9 @@ def train(learner: Learner) -> Iterator[Report]:
             learner.is_begun = True
             yield clock.scored(phase, scores)
         yield from _run(learner, phase, clock)
+        if learner.has_budget and learner.phases == [(HEAD, learner.phase_epoch)]:
+            yield clock.report(phase, "measuring how deep the time allows to go")
+            go_deeper(learner)
         if learner.place + 1 == len(learner.phases):
             return
         learner.place, learner.phase_epoch = learner.place + 1, 0
@@ -437,6 +566,7 @@ def train(learner: Learner) -> Iterator[Report]:
 def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
     """Run the epochs of one phase that are left, fewer where it stops early."""
     while True:
+        begun = time.perf_counter()
         if learner.batch == 0:
             _steer(learner, phase, is_epoch_start=True)
             if learner.phase_epoch >= learner.phase_epochs or learner.patience.is_over:
@@ -463,6 +593,67 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
         if learner.plateau:
             learner.plateau.observe(scores.loss)
         yield clock.scored(phase, scores)
+        end_in_time(learner, time.perf_counter() - begun)
+
+
+def go_deeper(learner: Learner) -> None:
+    """Decide, once the head has learnt, which layers learn then and for how long, so that the time suffices.
+
+    What it decides is put on record: a training that goes on does not measure again.
+    """
+    left = TIME_IN_USE * (60 * learner.config.budget_minutes - learner.seconds)
+    plan, note = list(learner.phases), "no time is left to go deeper than the head"
+    if left > 0:
+        once, epoch = measure_phase(learner, PARTIAL)
+        _, full_epoch = measure_phase(learner, FULL)
+        full = int((left - once - PARTIAL_EPOCHS[0] * epoch) / full_epoch)
+        if full >= FULL_EPOCHS[0]:
+            plan += [(PARTIAL, PARTIAL_EPOCHS[0]), (FULL, min(full, FULL_EPOCHS[1]))]
+        elif left >= once + epoch:
+            plan += [(PARTIAL, min(int((left - once) / epoch), PARTIAL_EPOCHS[1]))]
+        costs = f"an epoch of the last layers takes about {epoch:.3g} s, one of all layers {full_epoch:.3g} s"
+        parts = [f"{epochs} of {TITLES[kind]}" for kind, epochs in plan[len(learner.phases) :]]
+        note = f"{costs}: {' and then '.join(parts) or 'neither fits into the time'}"
+    learner.apply(learner.steering.record("plan", [list(part) for part in plan], learner.step, note))
+
+
+def end_in_time(learner: Learner, seconds: float) -> None:
+    """End the training where another epoch of so many seconds would take longer than the time that was given."""
+    epochs_left = learner.phase_epoch < learner.phase_epochs or learner.place + 1 < len(learner.phases)
+    if not learner.has_budget or not epochs_left:
+        return
+    if learner.seconds + seconds > 60 * learner.config.budget_minutes:
+        kind = learner.phases[learner.place][0]
+        plan = [*learner.phases[: learner.place], (kind, learner.phase_epoch)]
+        note = "the time is up: another epoch would not fit into it"
+        learner.apply(learner.steering.record("plan", [list(part) for part in plan], learner.step, note))
+
+
+def measure_phase(learner: Learner, kind: str) -> tuple[float, float]:
+    """Return how many seconds a phase takes once, for what it keeps, and then for each epoch with its validation.
+
+    It is tried with one batch on a copy, and leaves no trace: neither in the weights nor in a generator.
+    """
+    random = random_state(learner.device)
+    copied = Learner(learner.config, copy.deepcopy(learner.model), learner.train, learner.validation, learner.device)
+    copied.formats, copied.micro_batch = learner.formats, learner.micro_batch
+    phase = PHASES[kind](copied)
+    copied.begin(phase.trained, phase.groups)
+    _set_modes(copied, phase)
+    indices = shuffled_batches(len(copied.train), copied.config.batch_size, copied.config.seed, 0)[0]
+    started = time.perf_counter()
+    pictures = max((total for _, total in phase.prepare(indices, 0)), default=0)
+    once = (time.perf_counter() - started) / max(1, pictures)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        _gradients(copied, phase, indices, -(-len(indices) // copied.micro_batch))
+        seconds.append(time.perf_counter() - started)
+    set_random_state(learner.device, random)
+    checked = len(copied.validation)
+    kept = views(copied.config) * len(copied.train) + checked if pictures else 0
+    per_picture = min(seconds) / len(indices)
+    return once * kept, per_picture * (len(copied.train) + CHECKING_COST * checked)
 
 
 def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None:
@@ -475,10 +666,10 @@ def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None
 
 def _set_modes(learner: Learner, phase: Phase) -> None:
     phase.module.train()
-    if phase.trained is learner.model:
-        learner.model.body.requires_grad_(not learner.is_frozen)
+    if phase.backbone is not None:
+        phase.backbone.requires_grad_(not learner.is_frozen)
         if learner.is_frozen:
-            learner.model.body.eval()
+            phase.backbone.eval()
     if not phase.has_learning_batchnorm:
         freeze_batchnorm(phase.module)
 
@@ -552,7 +743,7 @@ def _gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) 
     for some, wanted, answers in zip(
         *(tensor.tensor_split(parts) for tensor in (inputs, targets, labels)), strict=True
     ):
-        with precision(learner):
+        with phase.precision(TRAINING):
             logits = phase.module(some).float()
         loss = functional.cross_entropy(
             logits,
@@ -578,18 +769,14 @@ def _forget_gradients(learner: Learner) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def precision(learner: Learner) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which the network computes in the config's number format."""
-    is_half = learner.config.precision == "bfloat16"
-    return torch.autocast(learner.device.type, torch.bfloat16, enabled=is_half)
-
-
-def forward(learner: Learner, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def forward(
+    learner: Learner, module: nn.Module, inputs: torch.Tensor, precision: contextlib.AbstractContextManager[Any]
+) -> torch.Tensor:
     """Return the module's output (B, …) float32 without gradients, in smaller parts where the memory is not enough."""
     while True:
         parts = inputs.tensor_split(-(-len(inputs) // learner.micro_batch))
         try:
-            with torch.no_grad(), precision(learner):
+            with torch.no_grad(), precision:
                 outputs = [module(part).float() for part in parts]
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         except Exception as error:
@@ -608,7 +795,7 @@ def _score(learner: Learner, phase: Phase, clock: "Clock") -> Generator[Report, 
     while size != learner.micro_batch:  # all pictures in parts of one size: from the start where the memory ran out
         size, logits = learner.micro_batch, []
         for indices in plain_batches(len(labels), EVALUATION_BATCH):
-            logits.append(forward(learner, module, phase.validation_inputs(indices)).cpu())
+            logits.append(forward(learner, module, phase.validation_inputs(indices), phase.precision(FEATURES)).cpu())
             if clock.is_due:
                 yield clock.checking(int(indices[-1]) + 1, len(labels))
     clock.restart()
@@ -732,10 +919,17 @@ class Clock:
         return Report(self._progress(f"training: {phase.title}"), points, scores)
 
     def _progress(self, phase: str) -> Progress:
+        if self._learner.has_budget:
+            return self._progress_in_time(phase)
         share, start = self._share(), self._share_at_start or 0.0
         passed = time.perf_counter() - self._started
         left = passed * (1 - share) / (share - start) if share > start else None
         return Progress(phase, share, left, self._rate)
+
+    def _progress_in_time(self, phase: str) -> Progress:
+        learner = self._learner
+        budget = 60 * learner.config.budget_minutes
+        return Progress(phase, min(1.0, learner.seconds / budget), max(0.0, budget - learner.seconds), self._rate)
 
     def _share(self) -> float:
         """Return the share of the whole work that is done: by cost, as epochs of different phases differ."""
@@ -750,6 +944,5 @@ class Clock:
 
 def _costs(config: FinetuneConfig, kind: str, epochs: int) -> list[float]:
     """Return what each epoch of a phase costs."""
-    if kind == FULL:
-        return [FULL_COST] * epochs
-    return [1.0 if epoch < views(config) else KEPT_COST for epoch in range(epochs)]
+    first = views(config) if kind != FULL else 0
+    return [COSTS[kind] + (epoch < first) for epoch in range(epochs)]

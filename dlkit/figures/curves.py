@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dlkit.config import FinetuneConfig, learning_rates
+from dlkit.config import FinetuneConfig, first_phases, learning_rates
 from dlkit.figures.palette import EVENT, MARK, RATE, TRAINING, VALIDATION
 from dlkit.runs.records import Change, Point, in_words
 from dlkit.words import escape_html
@@ -45,7 +45,7 @@ def schedule_figure(config: FinetuneConfig, batches: int) -> go.Figure:
 
     A long run is sampled before it is computed: a link may ask for a hundred million steps.
     """
-    phases = [config.head_epochs, config.epochs] if config.strategy == "full" else [config.epochs]
+    phases = [epochs for _, epochs in first_phases(config)]
     every = -(-sum(phases) * batches // (MOST_POINTS // 2))
     points: list[Point] = []
     for place, epochs in enumerate(phases):

@@ -153,7 +153,8 @@ EPOCH_KEYS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 class Change:
     """What was changed while the run went on: from the step after `step` on; None while it is still to come.
 
-    `what` is a field of the config, "frozen" (the backbone learns no more) or "micro_batch" (pictures at a time).
+    `what` is a field of the config, "frozen" (the backbone learns no more), "micro_batch" (pictures at a time) or
+    "plan" (the phases and their epochs).
     """
 
     number: int
@@ -190,6 +191,8 @@ def in_words(what: str, value: Any) -> str:
         return "a frozen backbone" if value else "a backbone that learns"
     if what == "micro_batch":
         return f"at most {value} pictures at a time"
+    if what == "plan":
+        return " · ".join(f"{epochs} epochs {kind}" for kind, epochs in value)
     return f"{what.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{what.replace('_', ' ')} {value}"
 
 

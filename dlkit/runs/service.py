@@ -20,7 +20,7 @@ from dlkit import files, locks, machine
 from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
-from dlkit.config import FinetuneConfig, parse
+from dlkit.config import FinetuneConfig, first_phases, parse
 from dlkit.errors import ConfigError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
@@ -74,7 +74,7 @@ def room_needed(config: FinetuneConfig) -> int:
     """Return how many bytes a run writes at most at a time: three checkpoints, and the model, old and new."""
     head = 2048 * DATASETS[config.dataset].classes
     whole = BACKBONES[config.backbone].parameters + head
-    learnt = whole if config.strategy == "full" else head
+    learnt = head if config.strategy == "head" else whole
     numbers = 3 + bool(config.ema_decay)  # a weight, what Adam keeps of it, and its average
     return 4 * (3 * numbers * learnt + 2 * whole)
 
@@ -267,10 +267,13 @@ def _expected_seconds(run: Run, known: list[Run]) -> float | None:
         and other.summary.get("epochs")
         and all(other.config.get(name) == run.config.get(name) for name in alike)
     ]
-    phases = ("head_epochs", "epochs") if run.config.get("strategy") == "full" else ("epochs",)
-    if not rates:
+    config = config_of(run)
+    if config is not None and config.strategy == "auto":
+        return max(0.0, 60 * config.budget_minutes - (run.worked or 0.0))
+    if not rates or config is None:
         return None
-    return max(0.0, median(rates) * sum(run.config.get(name, 0) for name in phases) - (run.worked or 0.0))
+    epochs = sum(epochs for _, epochs in first_phases(config))
+    return max(0.0, median(rates) * epochs - (run.worked or 0.0))
 
 
 def discard(run_id: str) -> None:

@@ -19,6 +19,7 @@ GROUPS = {
     "Training": (
         "epochs",
         "head_epochs",
+        "unfreeze_from",
         "batch_size",
         "image_size",
         "early_stopping",
@@ -37,11 +38,12 @@ GROUPS = {
         "learning_rate_decay",
         "momentum_decay",
         "backbone_rate_factor",
+        "layer_rate_decay",
         "gradient_clipping",
         "ema_decay",
     ),
     "Schedule": ("schedule", "decay", "decay_epochs", "rise", "start_divisor", "patience"),
-    "Pictures": ("augmentation", "feature_views", "mixing", "mixing_alpha"),
+    "Pictures": ("augmentation", "views", "mixing", "mixing_alpha"),
     "Loss and regularisation": ("label_smoothing", "class_weights", "dropout", "freeze_batchnorm", "precision"),
 }
 RATES = [float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5)]
@@ -123,9 +125,9 @@ def _text(setting: Setting, default: Any) -> str:
 
 
 def _choice(setting: Setting) -> str:
-    """Draw a choice: few as buttons, many as a list; entries of a catalog show their titles."""
+    """Draw a choice: few as buttons, many as a list; entries of a catalog show their titles, which are longer."""
     catalog, options = CATALOGS.get(setting.name, {}), list(setting.choices or ())
-    draw = partial(st.segmented_control, required=True) if len(options) <= 3 else st.selectbox
+    draw = partial(st.segmented_control, required=True) if len(options) <= (3 if catalog else 4) else st.selectbox
     return link.choose(
         draw,
         setting.title,

@@ -1,0 +1,255 @@
+"""The strategies that go deeper than the head: where a network is cut, what learns, and what the time allows."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.config import AUTO_HEAD_EPOCHS, first_phases, parse
+from dlkit.engine import training
+from dlkit.engine.finetuning import make_learner
+from dlkit.engine.model import build, parameter_count
+from dlkit.engine.pixels import shuffled_batches
+from dlkit.engine.stages import SHARES, cut
+from dlkit.engine.training import DEPTHS, FULL, HEAD, PARTIAL, go_deeper, measure_phase, rate_groups, train
+from dlkit.errors import ConfigError
+from dlkit.evidence import Format
+from tests.small_learner import CPU, Planned, config_of, few_flowers, same, small_learner, values_of, weights_of
+
+SMALLEST = {"swin-t": 224, "vit-b-16": 224, "tiny-vit-5m": 224}  # of the others 64 pixels are enough
+
+
+@pytest.fixture(scope="module")
+def flowers():
+    return few_flowers()
+
+
+# Where a network is cut
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_can_be_cut_and_its_halves_are_the_whole(name):
+    entry = BACKBONES[name]
+    body, images = build(entry, 5).body.eval(), torch.randn(1, 3, *[SMALLEST.get(name, 64)] * 2)
+    halves = cut(body, images, "last-third")
+    with torch.no_grad():
+        assert torch.equal(halves.tail(halves.front(images)), body(images))
+    assert 0 < halves.share <= SHARES["last-third"]
+    inside = {id(parameter) for parameter in body.parameters()}
+    assert {id(parameter) for parameter in halves.tail.parameters()} < inside, "shared, not copied"
+    names = dict(body.named_parameters()).keys()
+    assert dict(halves.tail.named_parameters()).keys() < names
+
+
+def test_deeper_stage_has_more_of_the_network():
+    body, images = build(BACKBONES["resnet18"], 5).body.eval(), torch.randn(1, 3, 64, 64)
+    sizes = [parameter_count(cut(body, images, stage).tail) for stage in ("last-quarter", "last-half")]
+    assert sizes[0] < sizes[1]
+
+
+def test_network_that_cannot_be_cut_is_refused_with_advice():
+    class Whimsical(nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+    for network in (Whimsical(), nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())):
+        with pytest.raises(ConfigError, match=r"cannot learn in part: .*Choose the strategy full or head"):
+            cut(network, torch.randn(1, 3, 4, 4), "last-third")
+
+
+# What learns, and how fast
+
+
+def test_first_phases():
+    assert first_phases(config_of(strategy="head", epochs=4)) == [(HEAD, 4)]
+    assert first_phases(config_of(strategy="partial", epochs=4)) == [(HEAD, 3), (PARTIAL, 4)]
+    assert first_phases(config_of(strategy="full", epochs=4, head_epochs=0)) == [(FULL, 4)]
+    assert first_phases(parse({"strategy": "auto"})) == [(HEAD, AUTO_HEAD_EPOCHS)]
+
+
+def test_earlier_layers_learn_at_smaller_rates():
+    config = config_of(strategy="full", backbone_rate_factor=0.2, layer_rate_decay=0.5)
+    model = build(BACKBONES["resnet18"], 5)
+    groups = rate_groups(model, model.body, config)
+    assert [group["rate_factor"] for group in groups] == [1.0, 0.2, 0.1, 0.05, 0.025]
+    in_order = [id(parameter) for group in groups[:0:-1] for parameter in group["params"]]
+    assert in_order == [id(parameter) for parameter in model.body.parameters()]
+    assert len(groups) == DEPTHS + 1
+    tail = cut(model.body.eval(), torch.randn(1, 3, 64, 64), "last-half").tail
+    of_tail = rate_groups(model, tail, config)
+    assert [group["rate_factor"] for group in of_tail] == [1.0, 0.2, 0.1]
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_partial_learns_the_last_layers_and_nothing_else(flowers, is_frozen):
+    config = config_of(strategy="partial", head_epochs=1, epochs=1, freeze_batchnorm=is_frozen)
+    learner = make_learner(config, flowers)
+    before = weights_of(learner.model)
+    reports = list(train(learner))
+    moved = {name for name, now in weights_of(learner.model).items() if not torch.equal(now, before[name])}
+    tail = {f"body.{name}" for name in learner.trained.layers.state_dict()}
+    statistics = {name for name in tail if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    wanted = (tail - statistics if is_frozen else tail) | {"head.weight", "head.bias"}
+    assert moved == wanted
+    assert {report.progress.phase for report in reports} >= {"training: head", "training: last layers"}
+    assert learner.model_to_keep() is learner.model
+
+
+def test_one_partial_step_equals_plain_torch(flowers):
+    values: dict[str, Any] = {"optimizer": "sgd", "schedule": "constant", "learning_rate": 0.01, "weight_decay": 0.001}
+    config = config_of(strategy="partial", head_epochs=0, epochs=1, batch_size=20, layer_rate_decay=1, **values)
+    learner = make_learner(config, flowers)
+    model = copy.deepcopy(learner.model).eval()
+    reports = list(train(learner))
+
+    tail = cut(model.body, torch.randn(1, 3, config.image_size, config.image_size), "last-third").tail
+    groups = [{"params": model.head.parameters()}, {"params": tail.parameters(), "lr": 0.01 * 0.1}]
+    sgd = torch.optim.SGD(groups, lr=0.01, weight_decay=0.001)
+    batch = shuffled_batches(20, 20, 0, 0)[0]
+    labels = learner.train.labels[batch]
+    loss = functional.cross_entropy(model(learner.train.batch(batch, None, CPU)), labels)
+    loss.backward()
+    sgd.step()
+    assert values_of(reports, "step/loss") == [pytest.approx(loss.item(), rel=1e-5)]
+    for name, weight in learner.model.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_each_picture_passes_the_front_once_a_view():
+    learner = small_learner(strategy="partial", head_epochs=0, epochs=5, views=2)
+    list(train(learner))
+    asked = learner.train.asked
+    assert {view for view, _ in asked} == {None, 1}
+    assert len(asked) == len(set(asked)) == 2 * 25
+
+
+def test_averaged_last_layers_are_put_into_the_model_that_is_kept():
+    learner = small_learner(strategy="partial", head_epochs=1, epochs=2, ema_decay=0.5)
+    list(train(learner))
+    kept, averaged = learner.model_to_keep(), learner.kept()
+    assert kept is not learner.model
+    assert same(weights_of(kept.head), weights_of(averaged.head))
+    assert not torch.equal(kept.head.weight, learner.model.head.weight)
+    mine = kept.body.state_dict()
+    assert all(torch.equal(mine[name], weight) for name, weight in averaged.layers.state_dict().items())
+
+
+def test_format_of_the_features_is_the_one_that_was_chosen(flowers):
+    exact, quick = make_learner(config_of(epochs=1), flowers), make_learner(config_of(epochs=1), flowers)
+    quick.formats = {"features": Format("bfloat16", folded=True)}
+    losses = [values_of(list(train(learner)), "val/loss") for learner in (exact, quick)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in quick.model.parameters())
+
+
+# What the time allows
+
+
+class Timed:
+    """Stands in for `measure_phase`: what a phase takes once and for an epoch."""
+
+    def __init__(self, **seconds: tuple[float, float]) -> None:
+        self.seconds = seconds
+
+    def __call__(self, learner: Any, kind: str) -> tuple[float, float]:
+        return self.seconds[kind]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "partial", "full", "plan"),
+    [
+        (2, (17, 12), (12, 70), [(PARTIAL, 7)]),
+        (10, (17, 12), (12, 70), [(PARTIAL, 4), (FULL, 6)]),
+        (60, (1, 1), (1, 3), [(PARTIAL, 4), (FULL, 10)]),
+        (1, (1, 1), (1, 30), [(PARTIAL, 12)]),
+        (0.3, (17, 12), (12, 70), []),
+    ],
+)
+def test_auto_goes_as_deep_as_the_time_allows_and_says_so(monkeypatch, minutes, partial, full, plan):
+    learner = small_learner(strategy="auto", budget_minutes=minutes)
+    learner.steering = Planned()
+    monkeypatch.setattr(training, "measure_phase", Timed(partial=partial, full=full))
+    go_deeper(learner)
+    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), *plan]
+    (note,) = learner.steering.notes
+    assert ("neither fits into the time" in note) == (not plan)
+    assert "an epoch of the last layers takes about" in note
+
+
+def test_auto_trains_the_plan_and_keeps_to_it_when_it_goes_on(monkeypatch):
+    monkeypatch.setattr(training, "measure_phase", Timed(partial=(1, 14), full=(1, 3)))
+    learner = small_learner(strategy="auto", budget_minutes=2)
+    learner.steering = Planned()
+    reports = list(train(learner))
+    kinds = [kind for kind, _ in learner.phases]
+    assert kinds == [HEAD, PARTIAL, FULL]
+    assert learner.epoch == sum(epochs for _, epochs in learner.phases)
+    shares = [report.progress.share for report in reports]
+    assert shares == sorted(shares)
+
+    monkeypatch.setattr(training, "measure_phase", lambda *_: pytest.fail("it was measured again"))
+    again = small_learner(strategy="auto", budget_minutes=2)
+    again.steering = Planned(on_record=tuple(learner.steering.on_record))
+    list(train(again))
+    assert same(weights_of(again.model), weights_of(learner.model))
+
+
+@pytest.mark.parametrize("minutes", [1e-6, 0.001])
+def test_budget_that_is_too_small_for_anything_still_trains_an_epoch_and_says_so(minutes):
+    learner = small_learner(strategy="auto", budget_minutes=minutes)
+    learner.steering = Planned()
+    reports = list(train(learner))
+    assert learner.epoch >= 1
+    assert len([report for report in reports if report.scores]) == learner.epoch + 1
+    assert learner.phases[0][1] == learner.epoch or minutes > 1e-6
+    assert learner.steering.notes
+
+
+def test_auto_that_is_slower_than_it_thought_ends_in_time(monkeypatch):
+    monkeypatch.setattr(training, "measure_phase", Timed(partial=(0, 1), full=(0, 100)))
+    learner = small_learner(strategy="auto", budget_minutes=1)
+    learner.steering = Planned()
+    for report in train(learner):
+        if report.scores and learner.place == 1:
+            learner.seconds_before = 59.99999  # the clock says that nearly all is used up
+    assert [kind for kind, _ in learner.phases] == [HEAD, PARTIAL]
+    assert learner.phases[1][1] < 12
+    assert "the time is up" in learner.steering.notes[-1]
+
+
+def test_more_epochs_of_an_ended_auto_run_are_not_ended_by_the_time():
+    learner = small_learner(strategy="auto", budget_minutes=1e-6)
+    learner.steering = Planned()
+    list(train(learner))
+    done = learner.epoch
+    state = copy.deepcopy(learner.state())
+    more = small_learner(strategy="auto", budget_minutes=1e-6)
+    more.restore(state)
+    more.steering = Planned({learner.step: ("epochs", learner.config.epochs + 3)}, tuple(learner.steering.on_record))
+    list(train(more))
+    assert more.epoch == done + 3
+
+
+@pytest.mark.parametrize("kind", [HEAD, PARTIAL, FULL])
+def test_measuring_leaves_no_trace(kind):
+    learner, untouched = (small_learner(strategy="auto", dropout=0.5, freeze_batchnorm=False) for _ in range(2))
+    random = torch.get_rng_state()
+    once, epoch = measure_phase(learner, kind)
+    assert epoch > 0
+    assert (once > 0) == (kind != FULL)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert same(weights_of(learner.model), weights_of(untouched.model))
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+    plan = [(HEAD, 2), (PARTIAL, 2), (FULL, 1)]
+    for one in (learner, untouched):
+        one.phases, one.config = list(plan), dataclasses.replace(one).config
+        list(train(one))
+    assert same(weights_of(learner.model), weights_of(untouched.model))
+    assert np.isfinite(epoch)

@@ -421,8 +421,7 @@ def train(learner: Learner) -> Iterator[Report]:
         torch.manual_seed(learner.config.seed)
     clock = Clock(learner)
     while True:
-        phase = PHASES[learner.phases[learner.place][0]](learner)
-        learner.begin(phase.trained, phase.groups)
+        phase = begin_phase(learner)
         clock.begin()
         if not learner.is_begun:
             scores = yield from _score(learner, phase, clock)
@@ -434,6 +433,13 @@ def train(learner: Learner) -> Iterator[Report]:
         learner.place, learner.phase_epoch = learner.place + 1, 0
 
 
+def begin_phase(learner: Learner) -> Phase:
+    """Begin the phase at the learner's place, or take it up again: what learns in it learns from now on."""
+    phase = PHASES[learner.phases[learner.place][0]](learner)
+    learner.begin(phase.trained, phase.groups)
+    return phase
+
+
 def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
     """Run the epochs of one phase that are left, fewer where it stops early."""
     while True:
@@ -442,7 +448,7 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
             if learner.phase_epoch >= learner.phase_epochs or learner.patience.is_over:
                 return
         config = learner.config
-        _set_modes(learner, phase)
+        set_modes(learner, phase)
         batches = shuffled_batches(len(learner.train), config.batch_size, config.seed, learner.epoch)
         for indices in batches[learner.batch :]:
             _steer(learner, phase)
@@ -473,7 +479,8 @@ def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None
             phase.change_augmentation()
 
 
-def _set_modes(learner: Learner, phase: Phase) -> None:
+def set_modes(learner: Learner, phase: Phase) -> None:
+    """Let the layers behave as in training: those that learn, and BatchNorm as the config says."""
     phase.module.train()
     if phase.trained is learner.model:
         learner.model.body.requires_grad_(not learner.is_frozen)
@@ -484,16 +491,20 @@ def _set_modes(learner: Learner, phase: Phase) -> None:
 
 
 def _step(learner: Learner, phase: Phase, indices: np.ndarray) -> tuple[float, float, float, int, int]:
+    """Take one step at the rate that the schedule has for it; return what `step_at` does."""
+    planned = learning_rates(
+        learner.config, learner.phase_epochs, learner.batches, [learner.phase_epoch * learner.batches + learner.batch]
+    )
+    return step_at(learner, phase, indices, planned[0] * (learner.plateau.factor if learner.plateau else 1.0))
+
+
+def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) -> tuple[float, float, float, int, int]:
     """Take one step; return its rate, its loss, its gradient norm, how many were right, and how many pictures it saw.
 
     The loss and the gradients are looked at before the weights are moved. Where the memory is not enough the same step
     is taken again in smaller parts.
     """
     config = learner.config
-    planned = learning_rates(
-        config, learner.phase_epochs, learner.batches, [learner.phase_epoch * learner.batches + learner.batch]
-    )
-    rate = planned[0] * (learner.plateau.factor if learner.plateau else 1.0)
     random = random_state(learner.device)
     statistics = [buffer.clone() for buffer in phase.module.buffers()] if phase.has_learning_batchnorm else []
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dlkit.catalog.backbones import BACKBONES, BackboneEntry
 from dlkit.catalog.datasets import DATASETS
@@ -15,7 +16,7 @@ from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
 from dlkit.figures.curves import schedule_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import forms, link, pictures
+from pages.parts import finder, forms, link, pictures
 from pages.parts.launch import launch
 from pages.parts.notices import show_error, told
 
@@ -95,13 +96,14 @@ def choose_how() -> dict[str, Any]:
     return {"strategy": strategy}
 
 
-def choose_optimizer() -> dict[str, Any]:
-    """Choose the optimizer and its learning rate."""
+def choose_optimizer() -> tuple[dict[str, Any], DeltaGenerator]:
+    """Choose the optimizer and its learning rate; also return the place of the finder, which needs every setting."""
     st.subheader("4 · Optimizer")
     optimizer = forms.draw("optimizer")
     entry = OPTIMIZERS[optimizer]
     st.caption(f"{escape_markdown(entry.summary)} [{escape_markdown(entry.paper)}]({entry.url})")
-    return {"optimizer": optimizer, "learning_rate": forms.draw_rate(optimizer), "epochs": forms.draw("epochs")}
+    rate, place = forms.draw_rate(optimizer), st.container()
+    return {"optimizer": optimizer, "learning_rate": rate, "epochs": forms.draw("epochs")}, place
 
 
 def choose_details(values: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +164,8 @@ form, plan = st.columns([3, 2], gap="large")
 with form:
     values: dict[str, Any] = {"dataset": choose_data(), "backbone": choose_backbone()}
     values |= choose_how()
-    values |= choose_optimizer()
+    chosen, finder_place = choose_optimizer()
+    values |= chosen
     if level == "expert":
         values |= choose_details(values)
 with plan, st.container(border=True):
@@ -178,3 +181,5 @@ with plan, st.container(border=True):
     ):
         with told():
             launch(forms.unread(values))
+with finder_place:
+    finder.show_finder(config)

@@ -9,7 +9,7 @@ from dlkit.figures.palette import MARK, SUGGESTED, TRAINING
 from dlkit.words import rate
 
 HEIGHT = 300
-CURVE_SHARE = 0.68  # of the height; above it stand the labels
+CURVE_SHARE = 0.6  # of the height; above it stand the labels
 ROW_SHARE = 0.08  # of the height, for one label
 LABEL_TURNS = 0.1  # a rate above this has its label on its left, as on its right there is no room
 
@@ -32,7 +32,7 @@ def finder_figure(
     hover = "at %{x:.2g}: %{y:.4g}<extra></extra>"
     figure.add_scatter(x=rates, y=losses, name="each step", line={"color": MARK, "width": 1}, hovertemplate=hover)
     figure.add_scatter(x=rates, y=smoothed, name="smoothed", line={"color": TRAINING, "width": 2}, hovertemplate=hover)
-    low, high = min(smoothed, default=0.0), max(smoothed, default=1.0)
+    low, high = min(losses, default=0.0), max(smoothed, default=1.0)  # single losses at the end are far too high
     height = max(high - low, 0.1) / CURVE_SHARE
     bottom = low - 0.05 * height
     top = bottom + height
@@ -43,7 +43,7 @@ def finder_figure(
             x=[value, value],
             y=[bottom, top - (row + 0.5) * ROW_SHARE * height],
             mode="lines+text",
-            text=["", SUGGESTIONS[name].title],
+            text=["", f"\N{NO-BREAK SPACE}{SUGGESTIONS[name].title}\N{NO-BREAK SPACE}"],  # beside the line, not on it
             textposition="middle left" if value > LABEL_TURNS else "middle right",
             line={"color": SUGGESTED[name], "width": 2, "dash": "dot"},
             name=SUGGESTIONS[name].title,

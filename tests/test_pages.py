@@ -519,7 +519,7 @@ def test_suggested_rate_fills_the_field_and_moves_the_slider(name: str, text: st
     sound(app.button(key=f"use_{name}").click().run())
     assert app.text_input(key="learning_rate").value == text
     assert app.select_slider[0].value == min(RATES, key=lambda rate: abs(np.log(rate / float(text))))
-    assert app.query_params["learning_rate"] == text
+    assert app.query_params["learning_rate"] in (text, [text])
     assert uses(app), "the curve holds for every rate"
     assert not app.warning
     sound(app.select_slider[0].set_value(0.1).run())

@@ -131,9 +131,11 @@ def test_few_pictures_are_seen_epoch_after_epoch():
 
 
 def test_progress_grows_to_one():
-    shares = [report.progress.share for report in sweep(small_learner(), 10)]
+    progress = [report.progress for report in sweep(small_learner(), 10)]
+    shares = [found.share for found in progress]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+    assert [found.phase for found in progress[-2:]] == ["trying learning rates: step 10 of 10", "done"]
 
 
 # No trace

@@ -100,7 +100,7 @@ _ENTRIES = (
     SuggestionEntry(
         "slide",
         "slide",
-        "From the right, the point before which the curve no longer bends: careful.",
+        "Coming from large rates, where the curve no longer bends: careful, and very small where it is noisy.",
         slide,
         f"Andrew Chang (Novetta), {FORUM}",
     ),
@@ -114,7 +114,7 @@ _ENTRIES = (
     SuggestionEntry(
         "steepest",
         "steepest",
-        "Where the loss falls most: noisy where the curve is.",
+        "Where the loss falls most from one rate to the next: chance decides where the curve is noisy.",
         steepest,
         SMITH,
     ),

@@ -109,7 +109,7 @@ def _batches(trial: Learner) -> Iterator[np.ndarray]:
 
 def _progress(done: int, steps: int, started: float) -> Progress:
     left = (time.perf_counter() - started) * (steps - done) / done if done else None
-    return Progress(f"trying learning rates: step {done + 1} of {steps}", done / steps, left)
+    return Progress(f"trying learning rates: step {min(done + 1, steps)} of {steps}", done / steps, left)
 
 
 def _apart(sweeps: Iterator[Sweep], device: torch.device) -> Iterator[Sweep]:

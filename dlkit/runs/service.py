@@ -40,7 +40,7 @@ BESIDE_THE_CURVE = (
     "early_stopping",
 )
 KEPT_SEARCHES = 10  # for learning rates
-NAME_LETTERS = 80
+NAME_LETTERS = 80  # what the store has room for
 CHANGEABLE = ("learning_rate", "augmentation", "epochs", "frozen")
 #: what is looked at to tell how long a run will take
 REMEMBERED_RUNS = 200

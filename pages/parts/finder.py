@@ -43,6 +43,7 @@ def show_finder(config: FinetuneConfig | None) -> None:
         return
     if run.state == State.FAILED:
         st.error(escape_markdown(run.failure or "The search failed."), icon=":material/error:")
+        st.page_link("runs.py", label="What happened", icon=":material/history:", query_params={"run": run.id})
     if run.state == State.SUCCEEDED:
         with st.container(border=True):
             changed = [] if config is None else service.differences(run, config)

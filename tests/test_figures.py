@@ -410,7 +410,12 @@ def test_suggested_rates_are_lines_named_in_rows_of_their_own_above_the_curve() 
     assert min(gaps) >= 14, "in pixels, at the least the height of a letter"
     assert max(curve[1].y) < rows[-1] < rows[0] < top
     assert [line.x[0] for line in lines] == sorted(SUGGESTED_RATES.values())
-    assert lines[-1].textposition == "middle left"
+    assert figure.layout.xaxis.range[1] > np.log10(SWEPT[-1]) + 1, "room for a name at the end"
+
+
+def test_single_losses_do_not_run_through_the_names() -> None:
+    figure = finder_figure(SWEPT[:3], [1.0, 9.0, 2.0], [1.0, 2.0, 2.0], {})
+    assert list(figure.data[0].y) == [1.0, None, 2.0]
 
 
 def test_curve_without_any_point_is_no_mistake() -> None:

@@ -1,5 +1,6 @@
 """The curve of the learning-rate finder with the rates that it suggests."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -11,7 +12,7 @@ from dlkit.words import rate
 HEIGHT = 300
 CURVE_SHARE = 0.6  # of the height; above it stand the labels
 ROW_SHARE = 0.08  # of the height, for one label
-LABEL_TURNS = 0.1  # a rate above this has its label on its left, as on its right there is no room
+LABEL_ROOM = 1.5  # powers of ten behind the curve, for a name at its end
 
 
 def finder_figure(
@@ -20,7 +21,7 @@ def finder_figure(
     """Draw the loss (nats) over the learning rate, and a line with its name for each rate that is suggested by name.
 
     The names stand above the curve in rows of their own, the smallest rate's on top, so that none meets another or the
-    line of a greater rate.
+    line of a greater rate. Single losses above the smoothed curve's highest are left out: they would run through them.
     """
     figure = go.Figure(
         layout={
@@ -30,9 +31,10 @@ def finder_figure(
         }
     )
     hover = "at %{x:.2g}: %{y:.4g}<extra></extra>"
-    figure.add_scatter(x=rates, y=losses, name="each step", line={"color": MARK, "width": 1}, hovertemplate=hover)
+    low, high = min(losses, default=0.0), max(smoothed, default=1.0)
+    shown = [loss if loss <= high else None for loss in losses]
+    figure.add_scatter(x=rates, y=shown, name="each step", line={"color": MARK, "width": 1}, hovertemplate=hover)
     figure.add_scatter(x=rates, y=smoothed, name="smoothed", line={"color": TRAINING, "width": 2}, hovertemplate=hover)
-    low, high = min(losses, default=0.0), max(smoothed, default=1.0)  # single losses at the end are far too high
     height = max(high - low, 0.1) / CURVE_SHARE
     bottom = low - 0.05 * height
     top = bottom + height
@@ -44,11 +46,13 @@ def finder_figure(
             y=[bottom, top - (row + 0.5) * ROW_SHARE * height],
             mode="lines+text",
             text=["", f"\N{NO-BREAK SPACE}{SUGGESTIONS[name].title}\N{NO-BREAK SPACE}"],  # beside the line, not on it
-            textposition="middle left" if value > LABEL_TURNS else "middle right",
+            textposition="middle right",
             line={"color": SUGGESTED[name], "width": 2, "dash": "dot"},
             name=SUGGESTIONS[name].title,
             hovertemplate=f"{SUGGESTIONS[name].title}: {rate(value)}<extra></extra>",
             showlegend=False,
         )
     figure.update_xaxes(title="Learning rate", type="log", exponentformat="power", dtick=1)
+    if rates:
+        figure.update_xaxes(range=[math.log10(rates[0]), math.log10(rates[-1]) + LABEL_ROOM])
     return figure.update_yaxes(title="Loss (nats)", range=[bottom, top])

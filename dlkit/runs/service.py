@@ -127,9 +127,13 @@ def latest_find(config: FinetuneConfig) -> Run | None:
 
 
 def differences(found: Run, config: FinetuneConfig) -> list[str]:
-    """Return the titles of the settings in which a search for a learning rate is not one for this config."""
-    wanted = _searched(config).model_dump(mode="json", exclude={"name"})
-    return [describe(name).title for name, value in wanted.items() if found.config.get(name) != value]
+    """Return the titles of the settings in which a search for a learning rate is not one for this config.
+
+    What follows from another setting is not named beside it: an optimizer's own defaults, the image size of a data set.
+    ConfigError where this version does not read the search's settings.
+    """
+    then, now = _searched(parse(found.config)).changes(), _searched(config).changes()
+    return [describe(name).title for name in FinetuneConfig.model_fields if then.get(name) != now.get(name)]
 
 
 def _searched(config: FinetuneConfig) -> FinetuneConfig:

@@ -12,6 +12,7 @@ from dlkit.words import rate
 HEIGHT = 300
 CURVE_SHARE = 0.6  # of the height; above it stand the labels
 ROW_SHARE = 0.08  # of the height, for one label
+NOISE_SHARE = 0.1  # of the smoothed curve's height, by which a single loss may be above it
 LABEL_ROOM = 1.5  # powers of ten behind the curve, for a name at its end
 
 
@@ -21,7 +22,7 @@ def finder_figure(
     """Draw the loss (nats) over the learning rate, and a line with its name for each rate that is suggested by name.
 
     The names stand above the curve in rows of their own, the smallest rate's on top, so that none meets another or the
-    line of a greater rate. Single losses above the smoothed curve's highest are left out: they would run through them.
+    line of a greater rate. Single losses far above the smoothed curve are left out: they would run through them.
     """
     figure = go.Figure(
         layout={
@@ -31,7 +32,8 @@ def finder_figure(
         }
     )
     hover = "at %{x:.2g}: %{y:.4g}<extra></extra>"
-    low, high = min(losses, default=0.0), max(smoothed, default=1.0)
+    low, highest = min(losses, default=0.0), max(smoothed, default=1.0)
+    high = highest + NOISE_SHARE * (highest - low)
     shown = [loss if loss <= high else None for loss in losses]
     figure.add_scatter(x=rates, y=shown, name="each step", line={"color": MARK, "width": 1}, hovertemplate=hover)
     figure.add_scatter(x=rates, y=smoothed, name="smoothed", line={"color": TRAINING, "width": 2}, hovertemplate=hover)

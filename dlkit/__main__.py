@@ -18,6 +18,7 @@ from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.suggestions import SUGGESTIONS
 from dlkit.config import FinetuneConfig, Setting, describe, parse
 from dlkit.data.dataset import is_here
 from dlkit.data.images import read_image
@@ -25,6 +26,7 @@ from dlkit.data.weights import has_weights
 from dlkit.errors import DlkitError, RunError
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import Kind, Priority, Run, State
+from dlkit.words import rate
 
 FOLLOW_SECONDS = 0.3
 METRICS_TAIL = 20  # steps
@@ -109,8 +111,7 @@ def fetch(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Submit a run and follow it."""
-    values = {name: getattr(options, name) for name in FinetuneConfig.model_fields}
-    given = {name: value for name, value in values.items() if value is not None}
+    given = _given(options)
     if options.duplicate is not None:
         config = service.current_config(service.find(options.duplicate))
         if config is None:
@@ -121,6 +122,33 @@ def train(options: argparse.Namespace) -> int:
         _print_run(run, options.json)
         return 0
     return _follow(run, options)
+
+
+def find_rate(options: argparse.Namespace) -> None:
+    """Find a learning rate for a run of these settings: try growing ones, a step at each."""
+    run = service.submit_find(_given(options))
+    while run.is_active:
+        try:
+            run = _look(run)
+        except KeyboardInterrupt:
+            with contextlib.suppress(RunError):  # it has just ended by itself
+                service.cancel(run.id)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if run.state != State.SUCCEEDED:
+        raise RunError(run.failure or f"The search for a learning rate was {run.state}. Ask again to begin anew.")
+    found = dict(run.summary)
+    if options.json:
+        _print_json(found)
+        return
+    rows = [
+        {"suggestion": SUGGESTIONS[name].title, "learning_rate": rate(value), "what it is": SUGGESTIONS[name].summary}
+        for name, value in found["suggestions"].items()
+    ]
+    if rows:
+        _print_rows(rows, as_json=False)
+    if found["note"]:
+        print(found["note"])
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -300,8 +328,9 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, name, command)
     _command(commands, "fetch", fetch).add_argument("name", help="a data set or a backbone")
     training = _command(commands, "train", train)
-    for name in FinetuneConfig.model_fields:
-        _add_flag(training, describe(name))
+    for asking in (training, _command(commands, "lr-find", find_rate)):
+        for name in FinetuneConfig.model_fields:
+            _add_flag(asking, describe(name))
     training.add_argument("--detach", action="store_true", help="submit and leave it running")
     training.add_argument("--duplicate", metavar="RUN", help="take the settings of this run; other flags change them")
     training.add_argument("--priority", default="normal", help="low, normal or high (default normal)")
@@ -343,14 +372,17 @@ def _add_flag(parser: argparse.ArgumentParser, setting: Setting) -> None:
     )
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings whose flags were given."""
+    values = {name: getattr(options, name) for name in FinetuneConfig.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _follow(run: Run, options: argparse.Namespace) -> int:
     """Show the progress until the run ends; on Ctrl-C ask whether to stop it or to leave it running."""
     while run.is_active:
         try:
-            _show_progress(run)
-            time.sleep(FOLLOW_SECONDS)
-            run = service.run(run.id)
-            service.ensure_supervisor()
+            run = _look(run)
         except KeyboardInterrupt:
             if not _wants_stop():
                 print(f"\nThe run goes on: python -m dlkit runs show {run.id[:8]}", file=sys.stderr)
@@ -363,6 +395,14 @@ def _follow(run: Run, options: argparse.Namespace) -> int:
     if run.failure:
         print(run.failure, file=sys.stderr)
     return USER_ERROR if run.failure or run.state == State.CANCELLED else 0
+
+
+def _look(run: Run) -> Run:
+    """Show the progress, wait a moment, and return the run as it is then; there is a supervisor for it."""
+    _show_progress(run)
+    time.sleep(FOLLOW_SECONDS)
+    service.ensure_supervisor()
+    return service.run(run.id)
 
 
 def _wants_stop() -> bool:

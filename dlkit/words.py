@@ -56,6 +56,11 @@ def number(value: float) -> str:
     return f"{value:#.3g}"
 
 
+def rate(value: float) -> str:
+    """Write a learning rate with two digits, as a field takes it: 0.0028, 1.5e-05."""
+    return f"{value:.2g}"
+
+
 def size(megabytes: float) -> str:
     """Write a size: 17 MB, 4.92 GB."""
     if megabytes >= 999.5:

@@ -13,9 +13,9 @@ from dlkit.figures.results import confusion_figure
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import WAITING, Kind, Run, State
 from dlkit.words import duration, escape_markdown, number, percent
-from pages.parts import pictures
+from pages.parts import finder, pictures
 from pages.parts.notices import show_empty, show_error, show_state, told
-from pages.parts.progress import follow_fetch, points_of, show_bar
+from pages.parts.progress import follow, points_of, show_bar
 from pages.parts.steering import act, show_failure, show_refusal, show_verbs
 
 PAGE_OF_RUNS = 20
@@ -89,8 +89,8 @@ def show_run(run_id: str) -> None:
         show_actions(run)
     show_refusal(run)
     show_failure(run)
-    if run.kind == Kind.FETCH:
-        show_download(run)
+    if run.kind != Kind.FINETUNE:
+        show_errand(run)
         return
     live, results, mistakes, settings, history = st.tabs(
         ["Live", "Results", "Mistakes", "Settings", "History"], key="tab", on_change="rerun", bind="query-params"
@@ -111,12 +111,14 @@ def show_run(run_id: str) -> None:
             show_history(run)
 
 
-def show_download(run: Run) -> None:
-    """Show a download: how far it is, and what happened to it."""
+def show_errand(run: Run) -> None:
+    """Show a download or the search for a learning rate: how far it is, what it found, and what happened to it."""
     if run.is_active:
-        follow_fetch(run.id)
+        follow(run.id)
     else:
         show_state(run.state)
+    if run.kind == Kind.FIND:
+        finder.show_curve(run)
     show_history(run)
 
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dlkit.catalog.backbones import BACKBONES, BackboneEntry
 from dlkit.catalog.datasets import DATASETS
@@ -15,7 +16,7 @@ from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
 from dlkit.figures.curves import schedule_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import forms, link, pictures
+from pages.parts import finder, forms, link, pictures
 from pages.parts.launch import launch
 from pages.parts.notices import show_error, told
 
@@ -98,14 +99,18 @@ def choose_how() -> dict[str, Any]:
     return {"strategy": strategy, **time}
 
 
-def choose_optimizer(strategy: str) -> dict[str, Any]:
-    """Choose the optimizer, its learning rate, and for how long it goes on where time does not decide that."""
+def choose_optimizer(strategy: str) -> tuple[dict[str, Any], DeltaGenerator]:
+    """Choose the optimizer, its learning rate, and for how long it goes on where time does not decide that.
+
+    Also return the place of the rate finder, which needs every setting.
+    """
     st.subheader("4 · Optimizer")
     optimizer = forms.draw("optimizer")
     entry = OPTIMIZERS[optimizer]
     st.caption(f"{escape_markdown(entry.summary)} [{escape_markdown(entry.paper)}]({entry.url})")
-    chosen = {"optimizer": optimizer, "learning_rate": forms.draw_rate(optimizer)}
-    return chosen if strategy == "auto" else {**chosen, "epochs": forms.draw("epochs")}
+    rate, place = forms.draw_rate(optimizer), st.container()
+    chosen = {"optimizer": optimizer, "learning_rate": rate}
+    return chosen if strategy == "auto" else {**chosen, "epochs": forms.draw("epochs")}, place
 
 
 def choose_details(values: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +177,8 @@ form, plan = st.columns([3, 2], gap="large")
 with form:
     values: dict[str, Any] = {"dataset": choose_data(), "backbone": choose_backbone()}
     values |= choose_how()
-    values |= choose_optimizer(values["strategy"])
+    chosen, finder_place = choose_optimizer(values["strategy"])
+    values |= chosen
     if level == "expert":
         values |= choose_details(values)
 with plan, st.container(border=True):
@@ -188,3 +194,5 @@ with plan, st.container(border=True):
     ):
         with told():
             launch(forms.unread(values))
+with finder_place:
+    finder.show_finder(config)

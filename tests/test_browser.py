@@ -380,6 +380,21 @@ def test_slider_is_moved_by_the_keyboard(browser: "Browser", server: LiveServer)
         address_has(page, learning_rate="0.05")
 
 
+def test_found_learning_rate_is_taken_into_the_field(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("train", dataset="shapes", **QUICK)
+        page.get_by_role("button", name="Find a learning rate").click()
+        use = page.get_by_role("button", name=re.compile(r"^Use \S+ \(valley\)$"))
+        use.click(timeout=TRAINING_MS)
+        expect(page.get_by_label("Learning rate", exact=True)).to_have_value(use.inner_text().split()[1])
+        expect(page).to_have_url(re.compile("learning_rate="))
+        expect(use).to_be_visible()
+        visitor.picture("finder")
+        assert visitor.complaints == []
+
+
 def test_stale_link_is_a_sentence(browser: "Browser", server: LiveServer) -> None:
     from playwright.sync_api import expect
 

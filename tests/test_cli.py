@@ -281,6 +281,75 @@ def test_exit_code_says_how_the_run_ended(dlkit, monkeypatch, state, failure, co
     assert answer.err == (f"{failure}\n" if failure else "")
 
 
+# Finding a learning rate
+
+FOUND = {
+    "rates": [1e-4, 1e-3, 1e-2],
+    "losses": [2.0, 1.0, 3.0],
+    "smoothed": [2.0, 1.5, 2.0],
+    "suggestions": {"valley": 0.00281, "minimum": 1e-4},
+    "note": "The curve has no point for: slide.",
+}
+
+
+def find_ending(
+    dlkit: Any, monkeypatch: pytest.MonkeyPatch, *flags: str, state: State = State.SUCCEEDED, failure: str | None = None
+) -> Answer:
+    """Ask for a learning rate; the search ends so while the command looks."""
+
+    def end() -> None:
+        run = service.store().claim({Slot.CPU: ["cpu0"]})
+        if run is not None:
+            service.store().finish(run.id, run.attempt, state, {} if failure else FOUND, failure)
+
+    monkeypatch.setattr(service, "ensure_supervisor", end)
+    monkeypatch.setattr(command_line, "FOLLOW_SECONDS", 0)
+    return dlkit("lr-find", "--device", "cpu", *flags)
+
+
+def test_found_rates_are_one_json_document(dlkit, monkeypatch):
+    answer = find_ending(dlkit, monkeypatch, "--json", "--batch-size", "16")
+    assert (answer.code, answer.err, answer.json) == (0, "", FOUND)
+    (run,) = service.store().list_runs(Kind.FIND)
+    assert run.config["batch_size"] == 16
+    assert dlkit("runs", "--json").json == [], "it is no training"
+
+
+def test_found_rates_are_a_table_and_what_is_missing_a_sentence(dlkit, monkeypatch):
+    answer = find_ending(dlkit, monkeypatch)
+    head, valley, minimum, note = answer.out.splitlines()
+    assert head.split()[:2] == ["suggestion", "learning_rate"]
+    assert (valley.split()[:2], minimum.split()[:2]) == (["valley", "0.0028"], ["minimum/10", "0.0001"])
+    assert note == FOUND["note"]
+
+
+def test_nothing_found_is_a_sentence(dlkit, monkeypatch):
+    monkeypatch.setitem(FOUND, "suggestions", {})
+    assert find_ending(dlkit, monkeypatch).out == f"{FOUND['note']}\n"
+
+
+def test_search_that_failed_is_a_sentence(dlkit, monkeypatch):
+    answer = find_ending(
+        dlkit, monkeypatch, "--json", state=State.FAILED, failure="The picture x.jpg is torn. Mend it."
+    )
+    assert refused(answer) == "The picture x.jpg is torn. Mend it.\n"
+
+
+def test_search_for_wrong_settings_is_refused(dlkit):
+    assert "Epochs (epochs) must be" in refused(dlkit("lr-find", "--epochs", "0"))
+    assert service.store().list_runs() == []
+
+
+def test_ctrl_c_cancels_a_search(dlkit, monkeypatch):
+    def press(_: float) -> None:
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", press)
+    assert "The search for a learning rate was cancelled." in refused(dlkit("lr-find", "--device", "cpu"))
+    assert [run.state for run in service.store().list_runs(Kind.FIND)] == [State.CANCELLED]
+
+
 # Mistakes
 
 

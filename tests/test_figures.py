@@ -17,6 +17,7 @@ from PIL import Image
 
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
+from dlkit.catalog.suggestions import SUGGESTIONS
 from dlkit.config import FinetuneConfig, learning_rates, parse
 from dlkit.figures.curves import (
     MOST_POINTS,
@@ -27,7 +28,9 @@ from dlkit.figures.curves import (
     rate_figure,
     schedule_figure,
 )
+from dlkit.figures.palette import SUGGESTED
 from dlkit.figures.pictures import SHOWN_SIDE, contact_sheet, data_uri, softmax_html
+from dlkit.figures.rates import finder_figure
 from dlkit.figures.results import confusion_figure
 from dlkit.runs.records import Change, Point
 from tests.live_server import REPOSITORY
@@ -373,3 +376,60 @@ def test_figures_never_import_torch() -> None:
         "sys.exit('torch' in sys.modules or 'streamlit' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+# The learning-rate finder
+
+SWEPT = [10 ** (place / 10 - 7) for place in range(80)]
+SUGGESTED_RATES = {"valley": 2e-3, "slide": 1e-5, "minimum": 2.1e-3, "steepest": 0.5}
+
+
+def found_figure(suggestions: dict[str, float]) -> go.Figure:
+    losses = [abs(place - 55) / 20 for place in range(80)]
+    return finder_figure(SWEPT, losses, [loss + 0.1 for loss in losses], suggestions)
+
+
+def test_curve_has_each_loss_over_its_rate() -> None:
+    figure = found_figure({})
+    raw, smoothed = figure.data
+    assert (list(raw.x), list(smoothed.x)) == (SWEPT, SWEPT)
+    assert smoothed.y[0] == raw.y[0] + 0.1
+    assert figure.layout.xaxis.type == "log"
+
+
+def test_suggested_rates_are_lines_named_in_rows_of_their_own_above_the_curve() -> None:
+    figure = found_figure(SUGGESTED_RATES)
+    curve, lines = figure.data[:2], figure.data[2:]
+    assert {(line.text[1].strip("\N{NO-BREAK SPACE}"), *line.x) for line in lines} == {
+        (SUGGESTIONS[name].title, rate, rate) for name, rate in SUGGESTED_RATES.items()
+    }
+    assert len({line.line.color for line in lines} | {trace.line.color for trace in curve}) == 6
+    rows = [line.y[1] for line in lines]
+    bottom, top = figure.layout.yaxis.range
+    gaps = [(above - below) / (top - bottom) * figure.layout.height for above, below in pairwise(rows)]
+    assert min(gaps) >= 14, "in pixels, at the least the height of a letter"
+    assert max(curve[1].y) < rows[-1] < rows[0] < top
+    assert [line.x[0] for line in lines] == sorted(SUGGESTED_RATES.values())
+    assert figure.layout.xaxis.range[1] > np.log10(SWEPT[-1]) + 1, "room for a name at the end"
+
+
+def test_single_losses_do_not_run_through_the_names() -> None:
+    figure = finder_figure(SWEPT[:3], [1.0, 9.0, 2.0], [1.0, 2.0, 2.0], {})
+    assert list(figure.data[0].y) == [1.0, None, 2.0]
+
+
+def test_curve_without_any_point_is_no_mistake() -> None:
+    assert len(finder_figure([], [], [], {}).data) == 2
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#12161c"])
+def test_every_suggestion_has_a_colour_that_is_seen_on_both_themes(ground: str) -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05
+
+    assert SUGGESTED.keys() == SUGGESTIONS.keys()
+    for colour in SUGGESTED.values():
+        low, high = sorted((light(colour), light(ground)))
+        assert high / low >= 3, "WCAG 2.2, 1.4.11"

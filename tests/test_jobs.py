@@ -802,6 +802,63 @@ def test_download_does_not_wait_for_a_training(tmp_path):
         assert wait_for_end(download).state == State.STOPPED
 
 
+# Searching a learning rate
+
+SEARCH = {"dataset": "flowers-mini", "image_size": 64, "feature_views": 1, "augmentation": "none"}
+
+
+def test_search_on_photographs_suggests_rates_and_keeps_no_file(jobs):
+    run = wait_for_end(service.submit_find(SEARCH, "ada"))
+    assert (run.state, run.attempt, run.failure) == (State.SUCCEEDED, 1, None)
+    assert run.summary.keys() == {"rates", "losses", "smoothed", "suggestions", "note"}
+    assert 50 < len(run.summary["rates"]) == len(run.summary["losses"]) == len(run.summary["smoothed"]) <= 100
+    assert {"valley", "minimum", "steepest"} <= run.summary["suggestions"].keys()
+    assert all(1e-5 < run.summary["suggestions"][name] < 1 for name in ("valley", "minimum", "steepest"))
+    assert [path.name for path in service.run_folder(run.id).iterdir()] == ["log.txt"]
+    assert service.log_tail(run.id) == ""
+    assert service.store().curve(run.id) == service.store().checkpoints(run.id) == []
+
+
+def search_in_process(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Any]) -> Run:
+    """Do a search in this process by another finder, and return how it was left."""
+    from dlkit.engine import rate_finder
+
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(rate_finder, "find", find)
+    run = service.submit_find(TINY)
+    assert service.store().claim(CPU)
+    assert worker.main(run.id, 1) == 0
+    return service.run(run.id)
+
+
+@pytest.mark.parametrize(
+    ("wish", "state"),
+    [(service.cancel, State.CANCELLED), (service.stop, State.STOPPED), (service.pause, State.PAUSED)],
+)
+def test_search_ends_at_the_next_step_when_that_is_wished(quiet, monkeypatch, wish, state):
+    from dlkit.engine.rate_finder import Sweep
+
+    def find(config: object) -> Iterator[Sweep]:
+        yield Sweep(Progress("trying", 0.1))
+        wish(service.store().running()[0].id)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            yield Sweep(Progress("trying", 0.5))
+            time.sleep(0.01)
+
+    run = search_in_process(monkeypatch, find)
+    assert (run.state, run.summary, run.failure) == (state, {}, None)
+
+
+def test_search_that_fails_says_why(quiet, monkeypatch):
+    def find(config: object) -> Iterator[Any]:
+        raise DatasetError("The set is torn. Mend it.")
+        yield
+
+    run = search_in_process(monkeypatch, find)
+    assert (run.state, run.failure, run.failure_kind) == (State.FAILED, "The set is torn. Mend it.", Failure.DATA)
+
+
 # What a worker is given, and what it says of its end
 
 

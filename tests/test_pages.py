@@ -471,6 +471,126 @@ def test_empty_field_means_the_optimizers_own_rate(optimizer: str) -> None:
     assert app.select_slider[0].value == pytest.approx(OPTIMIZERS[optimizer].learning_rate, rel=0.5)
 
 
+# Finding a learning rate
+
+CURVE = {
+    "rates": [1e-6, 1e-4, 1e-2, 1.0],
+    "losses": [2.0, 1.9, 0.9, 4.0],
+    "smoothed": [2.0, 1.95, 1.4, 2.7],
+    "suggestions": {"valley": 0.00281, "slide": 1.23e-5, "minimum": 0.001, "steepest": 0.00391},
+    "note": "",
+}
+
+
+def searched(state: State = State.SUCCEEDED, failure: str | None = None, **values: Any) -> Run:
+    """Return a search for a learning rate that has ended so."""
+    run = service.submit_find(values)
+    claimed = service.store().claim({slot: [f"{slot}0"] for slot in Slot})
+    assert claimed is not None
+    service.store().finish(run.id, claimed.attempt, state, CURVE if state == State.SUCCEEDED else {}, failure)
+    return service.run(run.id)
+
+
+def uses(app: AppTest) -> list[str]:
+    return [button.label for button in app.button if str(button.key).startswith("use_")]
+
+
+def test_search_is_asked_for_followed_and_cancelled() -> None:
+    app = opened("train", batch_size="16", level="expert")
+    sound(app.button(key="find_rate").click().run())
+    (run,) = service.store().list_runs()
+    assert (run.kind, run.config["batch_size"], run.state) == (Kind.FIND, 16, State.QUEUED)
+    assert "find_rate" not in {button.key for button in app.button}
+    sound(app.button(key=f"cancel_{run.id}").click().run())
+    assert service.run(run.id).state == State.CANCELLED
+    assert not sound(app.run()).button(key="find_rate").disabled
+    assert uses(app) == []
+
+
+def test_search_cannot_be_asked_for_with_wrong_settings() -> None:
+    assert opened("train", epochs="0").button(key="find_rate").disabled
+
+
+@pytest.mark.parametrize(("name", "text"), [("valley", "0.0028"), ("slide", "1.2e-05"), ("minimum", "0.001")])
+def test_suggested_rate_fills_the_field_and_moves_the_slider(name: str, text: str) -> None:
+    searched()
+    app = opened("train", learning_rate="0.5")
+    assert uses(app)[0] == "Use 0.0028 (valley)"
+    sound(app.button(key=f"use_{name}").click().run())
+    assert app.text_input(key="learning_rate").value == text
+    assert app.select_slider[0].value == min(RATES, key=lambda rate: abs(np.log(rate / float(text))))
+    assert app.query_params["learning_rate"] in (text, [text])
+    assert uses(app), "the curve holds for every rate"
+    assert not app.warning
+    sound(app.select_slider[0].set_value(0.1).run())
+    assert app.text_input(key="learning_rate").value == "0.1"
+
+
+def test_curve_of_such_settings_is_there_whoever_made_it_and_others_are_not() -> None:
+    searched(batch_size=16)
+    searched(State.SUCCEEDED)
+    for parameters in ({}, {"epochs": "3", "learning_rate": "1"}, {"level": "expert", "batch_size": "16"}):
+        assert len(uses(opened("train", **parameters))) == 4
+    assert uses(opened("train", optimizer="sgd")) == []
+
+
+def test_curve_of_other_settings_says_what_has_changed() -> None:
+    app = opened("train", optimizer="sgd")
+    sound(app.button(key="find_rate").click().run())
+    running = service.store().claim({slot: [f"{slot}0"] for slot in Slot})
+    assert running is not None
+    service.store().finish(running.id, running.attempt, State.SUCCEEDED, CURVE)
+    assert not sound(app.run()).warning
+    assert len(uses(app)) == 4
+    sound(app.selectbox(key="optimizer").set_value("momentum").run())
+    assert "these settings have changed: Optimizer" in app.warning[0].value
+    sound(app.selectbox(key="optimizer").set_value("sgd").run())
+    assert not app.warning
+
+
+def test_search_that_failed_says_why_and_may_be_asked_for_again() -> None:
+    app = opened("train")
+    sound(app.button(key="find_rate").click().run())
+    running = service.store().claim({slot: [f"{slot}0"] for slot in Slot})
+    assert running is not None
+    service.store().finish(running.id, running.attempt, State.FAILED, {}, "The picture is torn. Mend it.")
+    assert errors(sound(app.run())) == ["The picture is torn. Mend it."]
+    assert not app.button(key="find_rate").disabled
+
+
+def test_curve_that_suggests_nothing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CURVE, "suggestions", {})
+    monkeypatch.setitem(CURVE, "note", "The loss fell nowhere. A larger batch size makes it less noisy.")
+    searched()
+    app = opened("train")
+    assert [plain(box.value) for box in app.info] == [CURVE["note"]]
+    assert uses(app) == []
+
+
+def test_session_whose_search_was_removed_goes_on() -> None:
+    app = opened("train", optimizer="sgd")
+    sound(app.button(key="find_rate").click().run())
+    (run,) = service.store().list_runs()
+    service.cancel(run.id)
+    service.delete(run.id)
+    assert not sound(app.run()).button(key="find_rate").disabled
+    assert not app.error
+
+
+@pytest.mark.parametrize("state", ["queued", "succeeded", "cancelled", "failed"])
+def test_search_is_in_no_list_and_has_a_page(state: str) -> None:
+    if state == "queued":
+        run = service.submit_find({})
+    else:
+        run = searched(State(state), "The picture is torn. Mend it." if state == "failed" else None)
+    assert "Nothing has run yet" in texts(opened("runs"))
+    app = opened("runs", run=run.id)
+    assert title(app) == run.name
+    assert len(app.get("plotly_chart")) == (state == "succeeded")
+    assert errors(app) == ([run.failure] if state == "failed" else [])
+    assert errors(opened("predict", model=run.id))
+
+
 # Launching, and launching again
 
 CONFIGS = [

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from dlkit import files, machine
 from dlkit.catalog.backbones import BACKBONES
+from dlkit.config import parse
 from dlkit.errors import ConfigError, DiskFullError, RunError, UnknownChoice
 from dlkit.runs import service, tables
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Progress, Run, Slot, State, Wish
@@ -630,3 +631,88 @@ def test_download_that_was_paused_goes_on_when_it_is_asked_for_again(store):
     service.pause(fetch.id)
     again = service.submit_fetch("dataset", "cifar-10")
     assert (again.id, again.state) == (fetch.id, State.QUEUED)
+
+
+# Searching a learning rate
+
+
+def test_search_is_of_the_settings_that_matter_to_it(store):
+    run = service.submit_find({**CONFIG, "learning_rate": 3, "schedule": "step", "decay_epochs": 2, "name": "mine"})
+    assert (run.kind, run.needs, run.state) == (Kind.FIND, Slot.CPU, State.QUEUED)
+    for beside in ({"epochs": 9}, {"ema_decay": 0.9}, {"early_stopping": 3}, {"learning_rate": 1e-3}):
+        assert service.submit_find({**CONFIG, **beside}) == run
+    for other in ({"batch_size": 16}, {"optimizer": "sgd"}, {"seed": 1}, {"strategy": "full"}, {"weight_decay": 0.5}):
+        assert service.submit_find({**CONFIG, **other}).id != run.id
+
+
+def test_search_is_validated_like_a_training(store):
+    with pytest.raises(ConfigError, match="Epochs"):
+        service.submit_find({"epochs": 0})
+    assert store.list_runs() == []
+
+
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
+def test_search_that_has_ended_is_begun_anew(store, state):
+    run = service.submit_find(CONFIG)
+    store.finish(run.id, claim(store, run).attempt, state, {})
+    assert service.submit_find(CONFIG).id != run.id
+
+
+def test_paused_search_goes_on_when_it_is_asked_for_again(store):
+    run = service.submit_find(CONFIG)
+    service.pause(run.id)
+    again = service.submit_find(CONFIG)
+    assert (again.id, again.state) == (run.id, State.QUEUED)
+
+
+def test_last_searches_stay_and_no_training_goes_with_the_others(store):
+    training = in_state(store, State.SUCCEEDED)
+    made = []
+    for seed in range(service.KEPT_SEARCHES + 3):
+        made.append(service.submit_find({**CONFIG, "seed": seed}))
+        service.cancel(made[-1].id)
+    waiting = service.submit_find(CONFIG)
+    assert store.list_runs(Kind.FIND) == [
+        waiting,
+        *(service.run(run.id) for run in made[: -service.KEPT_SEARCHES : -1]),
+    ]
+    assert store.list_runs(Kind.FINETUNE) == [training]
+
+
+def test_latest_search_for_such_settings_is_found(store):
+    config = parse(CONFIG)
+    assert service.latest_find(config) is None
+    first = service.submit_find(config)
+    assert service.latest_find(parse({**CONFIG, "epochs": 77})) == first
+    assert service.latest_find(parse({**CONFIG, "batch_size": 5})) is None
+    store.finish(first.id, claim(store, first).attempt, State.SUCCEEDED, {})
+    second = service.submit_find(config)
+    service.cancel(second.id)
+    assert service.latest_find(config) == service.run(first.id)
+
+
+def test_settings_that_differ_from_a_search_are_named(store):
+    run = service.submit_find(CONFIG)
+    assert service.differences(run, parse({**CONFIG, "epochs": 1, "name": "x", "learning_rate": 2})) == []
+    changed = parse({**CONFIG, "batch_size": 8, "optimizer": "adagrad"})
+    assert service.differences(run, changed) == ["Optimizer", "Batch size"], "not what follows from these"
+
+
+def test_search_cannot_be_changed_continued_or_told_to_learn_otherwise(store):
+    run = service.submit_find(CONFIG)
+    for verb in (
+        lambda: service.change(run.id, "learning_rate", 0.1),
+        lambda: service.go_on(run.id, 3),
+    ):
+        with pytest.raises(RunError):
+            verb()
+    assert service.run(run.id) == run
+
+
+def test_start_behind_a_search_is_not_known(store, monkeypatch):
+    use_cpu_slots(monkeypatch, 1)
+    remember(store, 10.0)
+    working(store, 5.0)
+    service.submit_find(CONFIG)
+    submit()
+    assert starts(store) == [5.0, None]

@@ -547,8 +547,7 @@ def train(learner: Learner) -> Iterator[Report]:
         torch.manual_seed(learner.config.seed)
     clock = Clock(learner)
     while True:
-        phase = PHASES[learner.phases[learner.place][0]](learner)
-        learner.begin(phase.trained, phase.groups)
+        phase = begin_phase(learner)
         clock.begin()
         if not learner.is_begun:
             scores = yield from _score(learner, phase, clock)
@@ -563,6 +562,13 @@ def train(learner: Learner) -> Iterator[Report]:
         learner.place, learner.phase_epoch = learner.place + 1, 0
 
 
+def begin_phase(learner: Learner) -> Phase:
+    """Begin the phase at the learner's place, or take it up again: what learns in it learns from now on."""
+    phase = PHASES[learner.phases[learner.place][0]](learner)
+    learner.begin(phase.trained, phase.groups)
+    return phase
+
+
 def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
     """Run the epochs of one phase that are left, fewer where it stops early."""
     while True:
@@ -572,7 +578,7 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
             if learner.phase_epoch >= learner.phase_epochs or learner.patience.is_over:
                 return
         config = learner.config
-        _set_modes(learner, phase)
+        set_modes(learner, phase)
         batches = shuffled_batches(len(learner.train), config.batch_size, config.seed, learner.epoch)
         for indices in batches[learner.batch :]:
             _steer(learner, phase)
@@ -637,9 +643,9 @@ def measure_phase(learner: Learner, kind: str) -> tuple[float, float]:
     random = random_state(learner.device)
     copied = Learner(learner.config, copy.deepcopy(learner.model), learner.train, learner.validation, learner.device)
     copied.formats, copied.micro_batch = learner.formats, learner.micro_batch
-    phase = PHASES[kind](copied)
-    copied.begin(phase.trained, phase.groups)
-    _set_modes(copied, phase)
+    copied.phases = [(kind, 1)]
+    phase = begin_phase(copied)
+    set_modes(copied, phase)
     indices = shuffled_batches(len(copied.train), copied.config.batch_size, copied.config.seed, 0)[0]
     started = time.perf_counter()
     pictures = max((total for _, total in phase.prepare(indices, 0)), default=0)
@@ -664,7 +670,8 @@ def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None
             phase.change_augmentation()
 
 
-def _set_modes(learner: Learner, phase: Phase) -> None:
+def set_modes(learner: Learner, phase: Phase) -> None:
+    """Let the layers behave as in training: those that learn, and BatchNorm as the config says."""
     phase.module.train()
     if phase.backbone is not None:
         phase.backbone.requires_grad_(not learner.is_frozen)
@@ -675,16 +682,20 @@ def _set_modes(learner: Learner, phase: Phase) -> None:
 
 
 def _step(learner: Learner, phase: Phase, indices: np.ndarray) -> tuple[float, float, float, int, int]:
+    """Take one step at the rate that the schedule has for it; return what `step_at` does."""
+    planned = learning_rates(
+        learner.config, learner.phase_epochs, learner.batches, [learner.phase_epoch * learner.batches + learner.batch]
+    )
+    return step_at(learner, phase, indices, planned[0] * (learner.plateau.factor if learner.plateau else 1.0))
+
+
+def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) -> tuple[float, float, float, int, int]:
     """Take one step; return its rate, its loss, its gradient norm, how many were right, and how many pictures it saw.
 
     The loss and the gradients are looked at before the weights are moved. Where the memory is not enough the same step
     is taken again in smaller parts.
     """
     config = learner.config
-    planned = learning_rates(
-        config, learner.phase_epochs, learner.batches, [learner.phase_epoch * learner.batches + learner.batch]
-    )
-    rate = planned[0] * (learner.plateau.factor if learner.plateau else 1.0)
     random = random_state(learner.device)
     statistics = [buffer.clone() for buffer in phase.module.buffers()] if phase.has_learning_batchnorm else []
 

@@ -111,7 +111,7 @@ class Watch:
 
     def _start(self, run: Run) -> subprocess.Popen[bytes]:
         """Start a worker; return the process without which it cannot begin: its own, or the one that forks it."""
-        warm = self._warm.start(run) if self._warm is not None and run.kind == Kind.FINETUNE else None
+        warm = self._warm.start(run) if self._warm is not None and run.kind != Kind.FETCH else None
         return warm or start_worker(run)
 
     def forget(self) -> None:

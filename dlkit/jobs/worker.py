@@ -13,13 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dlkit import files, machine
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import parse
+from dlkit.config import FinetuneConfig, parse
 from dlkit.data.dataset import prepare
 from dlkit.data.fetch import FetchProgress
 from dlkit.data.weights import fetch_weights, has_weights
@@ -255,9 +255,7 @@ def _state_after(wish: str) -> State:
 def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
     """Fetch what is missing, train, keep the best model; return what the run's page shows first."""
     config = parse(run.config)
-    _follow(prepare(config.dataset), reporter)
-    if not has_weights(BACKBONES[config.backbone]):
-        _follow(fetch_weights(BACKBONES[config.backbone]), reporter)
+    _fetch_missing(config, reporter)
     service.check_room(config)
     reporter.say(Progress("loading PyTorch"))
     from dlkit.engine import finetuning  # heavy: torch is imported here
@@ -316,13 +314,44 @@ def fetch(run: Run, reporter: Reporter) -> dict[str, Any]:
     return {}
 
 
-TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {Kind.FINETUNE: finetune, Kind.FETCH: fetch}
+def find(run: Run, reporter: Reporter) -> dict[str, Any]:
+    """Fetch what is missing, and try learning rates; return the curve and what it suggests. It keeps no file."""
+    config = parse(run.config)
+    _fetch_missing(config, reporter)
+    reporter.say(Progress("loading PyTorch"))
+    from dlkit.engine import rate_finder  # heavy: torch is imported here
+
+    for sweep in rate_finder.find(config):
+        _heed(reporter)
+        reporter.say(sweep.progress)
+        if sweep.curve is not None:
+            return asdict(sweep.curve)
+    raise AssertionError("the search for a learning rate ended without a curve")
+
+
+TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {
+    Kind.FINETUNE: finetune,
+    Kind.FETCH: fetch,
+    Kind.FIND: find,
+}
+
+
+def _fetch_missing(config: FinetuneConfig, reporter: Reporter) -> None:
+    """Fetch the data set and the backbone's weights where they are not here."""
+    _follow(prepare(config.dataset), reporter)
+    if not has_weights(BACKBONES[config.backbone]):
+        _follow(fetch_weights(BACKBONES[config.backbone]), reporter)
+
+
+def _heed(reporter: Reporter) -> None:
+    """End the work, of which nothing is kept, where somebody wishes that it ends."""
+    if reporter.wish or reporter.is_lost:
+        raise Interrupted(reporter.wish or Wish.CANCEL)
 
 
 def _follow(steps: Iterator[FetchProgress], reporter: Reporter) -> None:
     for step in steps:
-        if reporter.wish or reporter.is_lost:
-            raise Interrupted(reporter.wish or Wish.CANCEL)
+        _heed(reporter)
         share = step.done_bytes / step.total_bytes if step.total_bytes else None
         reporter.say(Progress(f"{step.phase} {step.name}", share))
 

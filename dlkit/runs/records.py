@@ -42,6 +42,7 @@ class Kind(StrEnum):
 
     FINETUNE = "finetune"
     FETCH = "fetch"
+    FIND = "find"  # a learning rate
 
 
 class Slot(StrEnum):

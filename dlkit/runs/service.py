@@ -20,7 +20,7 @@ from dlkit import files, locks, machine
 from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
-from dlkit.config import FinetuneConfig, first_phases, parse
+from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
 from dlkit.errors import ConfigError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
@@ -28,6 +28,20 @@ from dlkit.settings import child_environment, settings
 
 LOCAL_USER = "you"
 LOG_TAIL_BYTES = 64 * 1024
+#: settings that change nothing of the curve from which a learning rate is read
+BESIDE_THE_CURVE = (
+    "name",
+    "learning_rate",
+    "epochs",
+    "head_epochs",
+    "budget_minutes",
+    "schedule",
+    *SCHEDULE_SETTINGS,
+    "ema_decay",
+    "early_stopping",
+)
+KEPT_SEARCHES = 10  # for learning rates
+NAME_LETTERS = 80  # what the store has room for
 CHANGEABLE = ("learning_rate", "augmentation", "epochs", "frozen")
 #: what is looked at to tell how long a run will take
 REMEMBERED_RUNS = 200
@@ -66,7 +80,7 @@ def check_room(config: FinetuneConfig) -> None:
 
 def room_of(run: Run) -> int:
     """Return how many bytes a run needs to go on: at least one where it cannot be told."""
-    config = config_of(run) if run.kind == Kind.FINETUNE else None
+    config = config_of(run)
     return room_needed(config) if config else 1
 
 
@@ -88,6 +102,46 @@ def submit_fetch(what: str, name: str, actor: str = LOCAL_USER) -> Run:
     return _queue(Kind.FETCH, f"Fetch {entry.title}", {"what": what, "name": name}, Slot.NETWORK, actor)
 
 
+def submit_find(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_USER) -> Run:
+    """Queue the search for a learning rate; ConfigError or DeviceError where it cannot be.
+
+    Where one for such settings waits or is at work, that one is returned. Of those that have ended the last ones stay.
+    """
+    config = _searched(values if isinstance(values, FinetuneConfig) else parse(values))
+    needs, known = _slot_for(config.device), store().list_runs(Kind.FIND)
+    settings_of_it = config.model_dump(mode="json")
+    for run in known:
+        if not run.has_ended and run.config == settings_of_it:
+            return resume(run.id, actor) if run.state == State.PAUSED else run
+    for run in [run for run in known if run.has_ended][KEPT_SEARCHES - 1 :]:
+        with contextlib.suppress(RunError):  # somebody else was quicker
+            delete(run.id)
+    name = f"Learning rate · {config.name}"[:NAME_LETTERS]
+    return _queue(Kind.FIND, name, settings_of_it, needs, actor)
+
+
+def latest_find(config: FinetuneConfig) -> Run | None:
+    """Return the newest search for a learning rate for such settings that has succeeded or may still."""
+    wanted = _searched(config).model_dump(mode="json")
+    promising = (run for run in store().list_runs(Kind.FIND) if run.is_active or run.state == State.SUCCEEDED)
+    return next((run for run in promising if run.config == wanted), None)
+
+
+def differences(found: Run, config: FinetuneConfig) -> list[str]:
+    """Return the titles of the settings in which a search for a learning rate is not one for this config.
+
+    What follows from another setting is not named beside it: an optimizer's own defaults, the image size of a data set.
+    ConfigError where this version does not read the search's settings.
+    """
+    then, now = _searched(parse(found.config)).changes(), _searched(config).changes()
+    return [describe(name).title for name in FinetuneConfig.model_fields if then.get(name) != now.get(name)]
+
+
+def _searched(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the config with the defaults in place of what does not matter to the search for a learning rate."""
+    return parse(config.model_dump(exclude=set(BESIDE_THE_CURVE))).resolved()
+
+
 def run(run_id: str) -> Run:
     """Return one run; RunError where there is none, also for text that is no run id at all."""
     if not _is_id(run_id):
@@ -96,7 +150,9 @@ def run(run_id: str) -> Run:
 
 
 def config_of(run: Run) -> FinetuneConfig | None:
-    """Return the settings of a fine-tuning run; None where this version no longer reads them."""
+    """Return the settings of a fine-tuning run; None of other runs, and where this version no longer reads them."""
+    if run.kind != Kind.FINETUNE:
+        return None
     try:
         return parse(run.config)
     except ConfigError:
@@ -257,7 +313,7 @@ def queue() -> list[Waiting]:
 
 
 def _expected_seconds(run: Run, known: list[Run]) -> float | None:
-    """Return how long earlier runs like this one took, by the epoch."""
+    """Return how long earlier runs like this one took, by the epoch; None of what is no training."""
     alike = ("dataset", "backbone", "strategy", "image_size")
     rates = [
         other.seconds / other.summary["epochs"]
@@ -267,7 +323,7 @@ def _expected_seconds(run: Run, known: list[Run]) -> float | None:
         and other.summary.get("epochs")
         and all(other.config.get(name) == run.config.get(name) for name in alike)
     ]
-    config = config_of(run)
+    config = config_of(run)  # None also for what is no training
     if config is not None and config.strategy == "auto":
         return max(0.0, 60 * config.budget_minutes - (run.worked or 0.0))
     if not rates or config is None:

@@ -13,7 +13,7 @@ def show_fetch(what: str, name: str, title: str, megabytes: float) -> None:
     """Offer a download, or show how far it is; when it ends the page is drawn anew."""
     run = _latest_fetch(what, name)
     if run is not None and run.is_active:
-        follow_fetch(run.id)
+        follow(run.id)
         return
     if run is not None and run.state == State.FAILED:
         st.error(escape_markdown(run.failure or "The download failed."), icon=":material/cloud_off:")
@@ -73,8 +73,8 @@ def points_of(run: Run, changes: int = 0) -> list[Point]:
 
 @st.fragment(run_every=1)
 @told()
-def follow_fetch(run_id: str) -> None:
-    """Show how far a download is, with a button that ends it; when it has ended the page is drawn anew."""
+def follow(run_id: str) -> None:
+    """Show how far a download or a search is, with a button that ends it; when it has ended the page is drawn anew."""
     service.ensure_supervisor()
     run = service.run(run_id)
     if not run.is_active:

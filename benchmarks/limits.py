@@ -35,8 +35,10 @@ ENTRY = BACKBONES[BACKBONE]
 PREPROCESSING = preprocessing_of(ENTRY)
 RATE = 3e-4
 RESIDENT_BATCHES = 4  # that the forward pass goes around
-TRIALS, STEPS = 3, 8
-HOPELESS = 1.5  # a format whose first pass takes so many times the best one's is not tried further
+TRIALS, STEPS = 3, 6
+#: a format is not tried further that takes so many times the best one's time: at its first pass, which asks for memory
+#: and chooses kernels, and at its second
+FIRST_HOPELESS, HOPELESS = 5, 1.5
 CLOSE = 1e-3  # how far a folded network's output may be from the network's, as a share of its largest
 
 Result = dict[str, Any]
@@ -209,9 +211,8 @@ def _quickest(formats: list[Format], work: Callable[[Format], Callable[[], None]
     best, least = formats[0], math.inf
     for candidate in formats:
         take = work(candidate)
-        take()
-        if elapsed(take, device) < HOPELESS * least:
-            seconds = _median_seconds(take, TRIALS, device)
+        if elapsed(take, device) < FIRST_HOPELESS * least and elapsed(take, device) < HOPELESS * least:
+            seconds = statistics.median(elapsed(take, device) for _ in range(TRIALS))
             best, least = (candidate, seconds) if seconds < least else (best, least)
     return best
 

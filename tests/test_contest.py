@@ -23,6 +23,7 @@ from benchmarks.contest import (
 from benchmarks.contestants import NAME, Judge, Race, Reached, Skipped, run_ours
 from benchmarks.finetune import outcome_of
 from benchmarks.pictures import FLOWERS_MINI, class_folders, describe, pictures_of
+from benchmarks.predict import rows
 from benchmarks.processes import as_it_comes, as_worker, watched
 from dlkit.catalog.datasets import DATASETS
 from dlkit.errors import DatasetError
@@ -118,7 +119,7 @@ def test_process_that_takes_too_long_is_ended_and_one_that_breaks_tells_why():
 
 def test_our_contestant_takes_part(tmp_path):
     environment = {**as_worker(), "DLKIT_HOME": str(tmp_path / "home")}
-    ended = watched("benchmarks.contestants", ["head", str(few_pictures(tmp_path / "few", 2))], environment, 60)
+    ended = watched("benchmarks.contestants", ["head", str(few_pictures(tmp_path / "few", 2))], environment, 300)
     assert ended.failure == ""
     seen = outcome_of(ended)
     assert [score.epoch for score in seen.scores] == list(range(11))
@@ -140,3 +141,19 @@ def test_contestant_is_ended_at_the_target_but_not_before_what_is_to_be_seen():
     with pytest.raises(Reached):
         judge.score(2, 0.5)
     assert [line["val_accuracy"] for line in lines] == [0.95, 0.5]
+
+
+def test_answers_are_held_against_the_bare_passes_with_the_tuned_allocator():
+    def result(ours: float, bare: float) -> dict[str, object]:
+        return {"ours wall": ours, "ours cpu": ours, "bare wall": bare, "bare cpu": bare, "format": "float32, NCHW"}
+
+    tuned = {"one": result(0.006, 0.005), "many": result(2.2, 2.0)}
+    plain = {"one": result(0.01, 0.009), "many": result(3.0, 2.9)}
+    found = rows({"tuned": [tuned], "as it comes": [plain]}, 500)
+    assert found[0] == ["one picture, allocator tuned", "6.0", "5.0", "6.0", "5.0", "1.20 ×", "1.20 ×", "≤ 1.25 ×"]
+    assert [row[-2:] for row in found] == [
+        ["1.20 ×", "≤ 1.25 ×"],
+        ["1.10 ×", "≤ 1.10 ×"],
+        ["2.00 ×", "≤ 1.25 ×"],
+        ["1.50 ×", "≤ 1.10 ×"],
+    ]

@@ -117,8 +117,9 @@ def test_backbone_learns_at_its_share_of_the_rate(monkeypatch):
         return result
 
     monkeypatch.setattr(rate_finder, "step_at", step_at)
-    curve = curve_of(small_learner(strategy="full", backbone_rate_factor=0.25))
-    assert seen == [[rate, 0.25 * rate] for rate in curve.rates]
+    curve = curve_of(small_learner(strategy="full", backbone_rate_factor=0.25, layer_rate_decay=0.5))
+    shares = (1, 0.25, 0.125, 0.0625, 0.03125)
+    assert seen == [pytest.approx([share * rate for share in shares]) for rate in curve.rates]
 
 
 def test_few_pictures_are_seen_epoch_after_epoch():

@@ -10,6 +10,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.runtime import get_instance
 
+from dlkit import machine
 from dlkit.errors import DlkitError
 from dlkit.guard import Guard
 from dlkit.settings import settings
@@ -26,7 +27,10 @@ def is_held(session: str, file: str) -> bool:
 
 
 def warm_up() -> None:
-    """Load torch, the ImageNet model and what the other pages draw with, so that no visitor waits for them."""
+    """Load torch, the ImageNet model and what the other pages draw with, so that no visitor waits for them.
+
+    Which number format is quickest is tried last, when the first answers can be given already.
+    """
     try:
         import pandas  # noqa: F401
         import plotly.graph_objects  # noqa: F401
@@ -36,9 +40,14 @@ def warm_up() -> None:
         prediction.warm_up()
     except Exception:
         logger.exception("The warm-up failed, so the first prediction will be slower or fail.")
+        return
     finally:
         warmth.warming.clear()
         warmth.settle()
+    try:
+        prediction.choose_format()
+    except Exception:
+        logger.exception("No number format could be tried, so the model goes on in float32.")
 
 
 def watch(keep_going: Callable[[], None]) -> None:
@@ -52,6 +61,7 @@ def watch(keep_going: Callable[[], None]) -> None:
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Load what the home page needs before the first visitor, and torch beside the first visitors."""
+    machine.keep_freed_memory()
     from dlkit.runs import service
     from pages.parts import classify, frame  # noqa: F401
 

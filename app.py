@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from threading import Thread
 
 import streamlit as st
@@ -19,6 +20,7 @@ from pages.parts import warmth
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 5
+TURNS_PER_TRIM = 12
 
 
 def is_held(session: str, file: str) -> bool:
@@ -51,8 +53,10 @@ def warm_up() -> None:
 
 
 def watch(keep_going: Callable[[], None]) -> None:
-    """See to it, also while nobody looks at a page, that what is to run has a supervisor."""
-    while True:
+    """See to it, also while nobody looks at a page, that what is to run has a supervisor, and give memory back."""
+    for turn in count(1):
+        if turn % TURNS_PER_TRIM == 0:  # uploads that were removed, above all
+            machine.give_back_memory()
         with suppress(DlkitError, OSError):  # a store or a disk in trouble: the pages say it
             keep_going()
         time.sleep(WATCH_SECONDS)

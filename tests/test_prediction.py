@@ -350,6 +350,7 @@ def test_unreadable_picture_yields_its_sentence_and_the_stream_goes_on(tmp_path)
     answers = list(predict_many(source, reads, 1, "cpu"))
     assert {index for index, answer in enumerate(answers) if isinstance(answer, DlkitError)} == bad
     assert str(answers[7]) == "7.jpg is damaged."
+    assert (answers[7].__traceback__, answers[7].__context__) == (None, None)  # which would hold the picture's bytes
     assert next(predict_many(source, [lambda: read(0)], 1, "cpu")).args == ("0.jpg is damaged.",)
     assert list(predict_many(source, [], 1, "cpu")) == []
 

@@ -170,7 +170,8 @@ def _batches(
         try:
             return prepare(read)
         except DlkitError as error:
-            return error
+            error.__cause__ = error.__context__ = None  # their frames, and the traceback's, hold the whole picture
+            return error.with_traceback(None)
 
     rest, asked = iter(pictures), deque[Future[np.ndarray | DlkitError]]()
     try:

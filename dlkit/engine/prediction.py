@@ -60,7 +60,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Loaded:
     """A model that is ready: its `version` is the sha256 of the weights."""
 
     version: str
@@ -72,7 +72,7 @@ Guesses = tuple[Guess, ...]
 
 _lane = Lane(PLACES)
 _imagenet: dict[str, Bundle] = {}  # by device
-_kept: OrderedDict[tuple[Path, str], Kept] = OrderedDict()  # by folder and device, the one used last at the end
+_kept: OrderedDict[tuple[Path, str], Loaded] = OrderedDict()  # by folder and device, the one used last at the end
 _shelf = threading.Lock()  # for the dicts above, and for an instant only
 
 
@@ -105,7 +105,7 @@ def predict_many(
         for batch in _batches(pictures, lambda read: bundle.preprocessing.square(read())):
             squares = [square for square in batch if isinstance(square, np.ndarray)]
             answers = iter(_answer(bundle, squares, top_k, goes_on) if squares else ())
-            goes_on = True
+            goes_on = goes_on or bool(squares)
             for square in batch:
                 yield square if isinstance(square, DlkitError) else next(answers)
     finally:
@@ -129,8 +129,10 @@ def choose_format() -> None:
     Takes seconds, beside the lane: what is asked for meanwhile is answered by the model as it is.
     """
     target, bundle = devices.resolve("auto"), _imagenet_bundle()
-    model = bundle.model.eval().to(target)
-    choice = speed.choose(speed.FEATURES, bundle.backbone, model.body, bundle.preprocessing.size, target, "auto")
+    if not settings().measure_speed or _key(bundle, target) in known_choices():
+        return  # then it was loaded as it shall be
+    body, size = bundle.model.eval().to(target).body, bundle.preprocessing.size
+    choice = speed.choose(speed.FEATURES, bundle.backbone, body, size, target, "auto")
     if _form_of(choice) != FOLDED:
         ready = _ready(bundle, target, _form_of(choice))
         with _shelf:
@@ -232,7 +234,7 @@ def _load(source: Path | None, target: torch.device, version: str) -> Bundle:
         if source is None:
             _imagenet[str(target)] = bundle
         else:
-            _kept[source, str(target)] = Kept(version, bundle, _size(bundle.model))
+            _kept[source, str(target)] = Loaded(version, bundle, _size(bundle.model))
             _kept.move_to_end((source, str(target)))
             while len(_kept) > 1 and sum(kept.size for kept in _kept.values()) > settings().model_cache_mb * MB:
                 _kept.popitem(last=False)
@@ -255,8 +257,11 @@ def _ready(bundle: Bundle, device: torch.device, form: Format) -> Bundle:
 
 def _known_form(bundle: Bundle, device: torch.device) -> Format:
     """Return the format that was measured to be quickest; where nothing was, nobody waits for a trial."""
-    key = speed.key_of(speed.FEATURES, bundle.backbone, bundle.preprocessing.size, device)
-    return _form_of(known_choices().get(key, Choice()) if settings().measure_speed else Choice())
+    return _form_of(known_choices().get(_key(bundle, device), Choice()) if settings().measure_speed else Choice())
+
+
+def _key(bundle: Bundle, device: torch.device) -> str:
+    return speed.key_of(speed.FEATURES, bundle.backbone, bundle.preprocessing.size, device)
 
 
 def _form_of(choice: Choice) -> Format:

@@ -4,12 +4,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from threading import Thread
 
 import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.runtime import get_instance
 
+from dlkit import machine
 from dlkit.errors import DlkitError
 from dlkit.guard import Guard
 from dlkit.settings import settings
@@ -18,6 +20,7 @@ from pages.parts import warmth
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 5
+TURNS_PER_TRIM = 12
 
 
 def is_held(session: str, file: str) -> bool:
@@ -26,7 +29,10 @@ def is_held(session: str, file: str) -> bool:
 
 
 def warm_up() -> None:
-    """Load torch, the ImageNet model and what the other pages draw with, so that no visitor waits for them."""
+    """Load torch, the ImageNet model and what the other pages draw with, so that no visitor waits for them.
+
+    Which number format is quickest is tried last, when the first answers can be given already.
+    """
     try:
         import pandas  # noqa: F401
         import plotly.graph_objects  # noqa: F401
@@ -36,14 +42,21 @@ def warm_up() -> None:
         prediction.warm_up()
     except Exception:
         logger.exception("The warm-up failed, so the first prediction will be slower or fail.")
+        return
     finally:
         warmth.warming.clear()
         warmth.settle()
+    try:
+        prediction.choose_format()
+    except Exception:
+        logger.exception("No number format could be tried, so the model goes on in float32.")
 
 
 def watch(keep_going: Callable[[], None]) -> None:
-    """See to it, also while nobody looks at a page, that what is to run has a supervisor."""
-    while True:
+    """See to it, also while nobody looks at a page, that what is to run has a supervisor, and give memory back."""
+    for turn in count(1):
+        if turn % TURNS_PER_TRIM == 0:  # uploads that were removed, above all
+            machine.give_back_memory()
         with suppress(DlkitError, OSError):  # a store or a disk in trouble: the pages say it
             keep_going()
         time.sleep(WATCH_SECONDS)
@@ -52,6 +65,7 @@ def watch(keep_going: Callable[[], None]) -> None:
 @asynccontextmanager
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Load what the home page needs before the first visitor, and torch beside the first visitors."""
+    machine.keep_freed_memory()
     from dlkit.runs import service
     from pages.parts import classify, frame  # noqa: F401
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +280,8 @@ def export_run(options: argparse.Namespace) -> None:
     _print_json({"run": run.id, "file": str(target)}) if options.json else print(target)
 
 
-def predict(options: argparse.Namespace) -> None:
-    """Classify pictures."""
+def predict(options: argparse.Namespace) -> int:
+    """Classify pictures; what cannot be read is named, and the others are answered."""
     top_k = _whole(options.top_k, "--top-k", 1, 1000)
     paths = [_existing(path) for path in options.images]
     is_imagenet = options.model == artifacts.IMAGENET
@@ -289,20 +290,18 @@ def predict(options: argparse.Namespace) -> None:
         artifacts.read_description(source)  # says what is wrong before torch is loaded
     from dlkit.engine import prediction
 
-    guesses: list[tuple[prediction.Guess, ...]] = []
-    for start in range(0, len(paths), prediction.BATCH):  # decoded a batch at a time
-        images = [read_image(path) for path in paths[start : start + prediction.BATCH]]
-        guesses += prediction.predict(source, images, top_k, options.device)
-    rows = [
-        {"file": path, "top": [{"label": guess.label, "probability": guess.probability} for guess in top]}
-        for path, top in zip(options.images, guesses, strict=True)
-    ]
-    if options.json:
+    answers = prediction.predict_many(source, (partial(read_image, path) for path in paths), top_k, options.device)
+    rows = []
+    for path, answer in zip(options.images, answers, strict=True):
+        if isinstance(answer, DlkitError):
+            print(answer, file=sys.stderr)
+            continue
+        rows.append({"file": path, "top": [vars(guess) for guess in answer]})
+        if not options.json:
+            print(path, *(f"  {guess.probability:6.1%}  {guess.label}" for guess in answer), sep="\n", flush=True)
+    if options.json and rows:
         _print_json(rows)
-        return
-    for row in rows:
-        print(row["file"])
-        print(*(f"  {guess['probability']:6.1%}  {guess['label']}" for guess in row["top"]), sep="\n")
+    return 0 if len(rows) == len(paths) else USER_ERROR
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {

@@ -12,6 +12,7 @@
     ├── DiskFullError           no room for what must be written
     ├── StoreError              a store that cannot be opened or written
     ├── DeviceError             a device that was asked for and is not there
+    ├── BusyError               more asked at once than can be answered soon
     ├── RunError                a run that is not there, or cannot do what was asked
     └── BundleError             a saved model that is missing, damaged or not ours
 
@@ -59,6 +60,16 @@ class OfflineError(DownloadError):
 
 class DeviceError(DlkitError):
     """A device that was asked for and is not there."""
+
+
+class BusyError(DlkitError):
+    """More predictions asked for at once than can be answered soon; `waiting` wait already."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        super().__init__(
+            f"The server is busy: {waiting} predictions wait, the most at one time. Try again in a moment."
+        )
 
 
 class RunError(DlkitError):

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
     measure_speed: bool = Field(True, description="Try once which number format is quickest here, and remember it.")
     cache_mb: PositiveInt = Field(2048, description="Memory for decoded images of one run, in MB.")
+    model_cache_mb: PositiveInt = Field(512, description="Memory for the runs' models that classify, in MB.")
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
     download_timeout_seconds: PositiveFloat = Field(20, description="Silence after which a download counts as broken.")

@@ -1,5 +1,6 @@
 """What a visitor does with the real server in a real browser: train, look at the results, classify."""
 
+import csv
 import json
 import os
 import re
@@ -504,6 +505,44 @@ def test_picture_that_is_none_is_a_sentence(browser: "Browser", server: LiveServ
         upload(page, [file])
         expect(page.get_by_test_id("stAlert").first).to_contain_text("is not a picture that can be read here")
         expect(page.get_by_test_id("stAlert").first.locator("a")).to_have_count(0)
+        assert visitor.complaints == []
+
+
+WATCH_PROGRESS = """() => {
+    window.told = new Set()
+    const look = () => document.querySelectorAll('[data-testid=stProgress]').forEach(bar => told.add(bar.innerText))
+    new MutationObserver(look).observe(document.body, {subtree: true, childList: true, characterData: true})
+}"""
+
+
+def test_many_pictures_fill_a_table_while_they_are_looked_at(
+    browser: "Browser", server: LiveServer, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    files = [path for kind in ("roses", "tulips", "daisy") for path in sorted((FLOWERS / kind).iterdir())[:20]]
+    note = tmp_path / "note.jpg"
+    note.write_text("no picture")
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("predict", top_k="3")
+        page.evaluate(WATCH_PROGRESS)
+        upload(page, [*files[:30], note, *files[30:]])
+        button = page.get_by_test_id("stDownloadButton").get_by_role("button", name="Download as CSV")
+        expect(button).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_test_id("stProgress")).to_have_count(0)
+        told = page.evaluate("() => [...window.told]")
+        assert {text.split(",")[0] for text in told} - {"0 of 61 pictures", "61 of 61 pictures"}, told
+        assert all(re.match(r"\d+ of 61 pictures", text) for text in told)
+        expect(page.get_by_test_id("stAlert")).to_have_count(1)
+        expect(page.get_by_test_id("stAlert")).to_contain_text("note.jpg is not a picture")
+        with page.expect_download() as download:
+            button.click()
+        download.value.save_as(tmp_path / "table.csv")
+        rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
+        assert [row["file"] for row in rows] == [file.name for file in files]
+        assert sum(row["class 1"] == "daisy" for row in rows[40:]) >= 10
+        assert all(0 <= float(row["probability 3"]) <= float(row["probability 1"]) <= 1 for row in rows)
+        visitor.picture("classify-hundreds")
         assert visitor.complaints == []
 
 

@@ -419,7 +419,10 @@ def test_missing_picture_is_said(dlkit, tmp_path, monkeypatch, name):
 def test_file_that_is_no_picture_is_said(dlkit, tmp_path, content):
     path = tmp_path / "note.jpg"
     path.write_bytes(content)
-    assert refused(dlkit("predict", "imagenet", FLOWER, str(path))).startswith("note.jpg ")
+    assert refused(dlkit("predict", "imagenet", str(path))).startswith("note.jpg ")
+    answer = dlkit("predict", "imagenet", str(path), FLOWER, "--json")  # the others are answered
+    assert (answer.code, [row["file"] for row in answer.json]) == (2, [FLOWER])
+    assert answer.err.startswith("note.jpg ")
 
 
 @pytest.mark.parametrize("arguments", [("runs", "show"), ("runs", "stop"), ("predict",)])

@@ -28,6 +28,7 @@ from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
 from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
 from dlkit.data.dataset import open_dataset
+from dlkit.data.images import image_digest
 from dlkit.errors import ConfigError, StoreError
 from dlkit.figures.curves import MOST_POINTS
 from dlkit.runs import artifacts, service
@@ -38,6 +39,7 @@ from dlkit.words import duration, escape_markdown
 from pages.parts import launch as launching
 from pages.parts import steering, warmth
 from pages.parts.forms import RATES
+from pages.parts.kept import Kept
 from tests.live_server import REPOSITORY
 from tests.test_store import only_readable  # noqa: F401
 from tests.test_words import NAMES
@@ -856,6 +858,122 @@ def test_table_of_many_is_safe_in_a_spreadsheet(monkeypatch: pytest.MonkeyPatch)
     # where the semicolon divides, the quotes still hold the cell together
     assert '"a;=1+1.jpg",' in text
     assert not any(cell.startswith("=") for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row)
+
+
+def noises(count: int) -> dict[str, bytes]:
+    """Return pictures that nobody has seen before."""
+    generator = np.random.default_rng()
+    pixels = (generator.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(count))
+    return {f"{place}.png": encoded(Image.fromarray(values), "PNG") for place, values in enumerate(pixels)}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures the engine was asked for, call by call."""
+    from dlkit.engine import prediction
+
+    counts: list[int] = []
+    predict_many = prediction.predict_many
+
+    def counting(source: Path | None, pictures: Iterator[Any], top_k: int) -> Iterator[Any]:
+        counts.append(len(pictures := list(pictures)))
+        return predict_many(source, pictures, top_k)
+
+    monkeypatch.setattr(prediction, "predict_many", counting)
+    return counts
+
+
+def test_what_is_known_is_not_looked_at_again(asked: list[int]) -> None:
+    files = noises(5)
+    app = with_files(opened("predict"), files)
+    sound(app.slider(key="top_k").set_value(10).run())
+    assert len(app.dataframe[0].value.columns) == 2 + 2 * 10
+    more = {**noises(3), "again.png": files["1.png"]}
+    app = with_files(app, {**{f"new {name}": data for name, data in more.items()}, **files})
+    assert list(app.dataframe[0].value["file"]) == [*(f"new {name}" for name in more), *files]
+    other = with_files(opened("predict"), files)  # another visitor
+    assert list(other.dataframe[0].value["file"]) == list(files)
+    assert asked == [5, 4]
+
+
+def test_model_that_is_saved_anew_is_asked_anew(asked: list[int], model: Path) -> None:
+    run = with_results(ended(State.SUCCEEDED), model)
+    files = noises(3)
+    with_files(opened("predict", model=run.id), files)
+    with_files(opened("predict", model=run.id), files)
+    assert asked == [3]
+    from dlkit.engine.bundle import load_bundle, save_bundle
+
+    bundle = load_bundle(service.run_folder(run.id) / "model")
+    bundle.model.head.bias.data += 1
+    save_bundle(bundle, service.run_folder(run.id) / "model")
+    with_files(opened("predict", model=run.id), files)
+    assert asked == [3, 3]
+
+
+def test_stopped_work_shows_what_is_known_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlkit.engine import prediction
+
+    files = noises(6)
+    keys = tuple(f"upload {image_digest(data)} {name}" for name, data in files.items())
+    predict_many, pressed = prediction.predict_many, []
+
+    def pressing_stop(*arguments: Any) -> Iterator[Any]:
+        for place, answer in enumerate(predict_many(*arguments)):
+            if place == 4 and not pressed:
+                pressed.append(True)
+                streamlit.session_state["halted"] = artifacts.IMAGENET, keys
+                streamlit.rerun()
+            yield answer
+
+    monkeypatch.setattr(prediction, "predict_many", pressing_stop)
+    app = with_files(opened("predict"), files)
+    assert "Stopped after 4 of 6 pictures." in texts(app)
+    assert list(app.dataframe[0].value["file"]) == list(files)[:4]
+    app = sound(app.button(key="go_on").click().run())
+    assert list(app.dataframe[0].value["file"]) == list(files)
+    assert not any(button.key in ("halt", "go_on") for button in app.button)
+
+
+def test_table_is_filtered_by_class_and_confidence_and_the_file_with_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(streamlit, "download_button", lambda label, data, *_, **__: given.append(data))
+    run = with_results(ended(State.SUCCEEDED), model)
+    folder = REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
+    files = {path.name: path.read_bytes() for name in FLOWERS for path in sorted((folder / name).iterdir())[:2]}
+    app = with_files(opened("predict", model=run.id), files)
+    table = app.dataframe[0].value
+    called = table["class 1"].iloc[0]
+    app = sound(app.multiselect[0].set_value([called]).run())
+    assert set(app.dataframe[0].value["class 1"]) == {called}
+    count = (table["class 1"] == called).sum()
+    assert f"{count} of 10 pictures" in texts(app)
+    assert len(list(csv.DictReader(io.StringIO(given[-1])))) == len(app.dataframe[0].value) == count
+    app = sound(app.multiselect[0].set_value([]).run())
+    sure = next(slider for slider in app.slider if slider.label == "Confidence")
+    middle = round(100 * table["probability 1"].median())
+    app = sound(sure.set_value((0, middle)).run())
+    assert len(app.dataframe[0].value) == (table["probability 1"] <= middle / 100).sum()
+    app = sound(next(slider for slider in app.slider if slider.label == "Confidence").set_value((0, 0)).run())
+    assert "0 of 10 pictures" in texts(app)
+
+
+def test_many_files_that_are_no_pictures_do_not_bury_the_page() -> None:
+    app = with_files(opened("predict"), {f"{place}.jpg": b"no" for place in range(13)})
+    assert len(app.error) == 10
+    assert app.expander[0].label == "3 more files could not be read"
+    assert "12.jpg is not a picture" in texts(app)
+    assert not app.dataframe
+
+
+def test_what_is_kept_for_all_sessions_is_bounded() -> None:
+    kept = Kept[int](2)
+    assert [kept.put(name, number) for number, name in enumerate("ab")] == [0, 1]
+    assert kept.get("a") == 0
+    kept.put("c", 2)
+    assert [kept.get(name) for name in "abc"] == [0, None, 2]
 
 
 def test_model_whose_data_set_is_gone_still_classifies(model: Path) -> None:

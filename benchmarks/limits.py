@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from benchmarks.contestants import BACKBONE, BATCH
 from benchmarks.pictures import PARTS, pictures_of
 from benchmarks.processes import printer
 from dlkit import machine
 from dlkit.catalog.backbones import BACKBONES
+from dlkit.engine.folding import fold_batchnorm
 from dlkit.engine.model import freeze_batchnorm, pretrained
 from dlkit.engine.preprocess import preprocessing_of
 
@@ -57,7 +57,7 @@ class Format:
 
     def prepared(self, model: nn.Module) -> nn.Module:
         """Return a copy of the model in this format."""
-        model = folded(model) if self.is_folded else copy.deepcopy(model)
+        model = fold_batchnorm(model, EXAMPLE) if self.is_folded else copy.deepcopy(model)
         if self.numbers == "bfloat16 weights":
             model = model.to(torch.bfloat16)
         return model.to(memory_format=torch.channels_last) if self.layout == "channels_last" else model
@@ -73,34 +73,11 @@ class Format:
         return torch.autocast(device, torch.bfloat16, enabled=self.numbers == "bfloat16 autocast")
 
 
+EXAMPLE = torch.zeros(1, 3, ENTRY.input_size, ENTRY.input_size)
 NUMBERS = ("float32", "bfloat16 autocast", "bfloat16 weights")
 LAYOUTS = ("channels_last", "NCHW")
 FORWARD_FORMATS = [Format(*choice) for choice in product(NUMBERS, LAYOUTS, (False, True))]
 STEP_FORMATS = [Format(*choice) for choice in product(NUMBERS[:2], LAYOUTS)]
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """Return a copy whose BatchNorm layers are part of the convolutions before them."""
-    try:
-        from dlkit.engine.folding import fold_batchnorm  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return _folded(model)
-    return fold_batchnorm(copy.deepcopy(model))
-
-
-def _folded(model: nn.Module) -> nn.Module:
-    """Stand in until `dlkit.engine.folding` is there; it takes the layers to run in the order of their listing."""
-    model = copy.deepcopy(model).eval()
-    expected = model(example := torch.rand(2, 3, ENTRY.input_size, ENTRY.input_size))
-    for parent in list(model.modules()):
-        children = list(parent.named_children())
-        for (name, layer), (next_name, norm) in pairwise(children):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
-                setattr(parent, next_name, getattr(norm, "act", nn.Identity()))  # timm's BatchNorm has it inside
-    if (model(example) - expected).abs().max() > CLOSE * expected.abs().max():
-        raise RuntimeError(f"BatchNorm cannot be folded by the order of the layers of {ENTRY.title}.")
-    return model
 
 
 def decode(folder: Path, device: str) -> Result:

@@ -1,5 +1,6 @@
 """What the C library is told about memory, where it is glibc."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -35,7 +36,9 @@ glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C
 def faults(keeps: bool) -> tuple[int, int]:
     """Return the page faults of using 32 MiB 20 times, and how many MiB could be given back afterwards."""
     code = FAULTS.format(keeps=keeps)
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    untuned = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=untuned).stdout.split()
     return int(found[0]), int(found[1])
 
 

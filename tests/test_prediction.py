@@ -231,7 +231,7 @@ def test_first_answer_waits_for_no_trial_and_what_was_measured_is_used(home, mon
     settings.cache_clear()
     rates = {str(FOLDED): 100.0, str(REDUCED): 200.0}
     tried = []
-    monkeypatch.setattr(speed, "_trial", lambda *_: tried.append(1) or Choice(REDUCED, rates))
+    monkeypatch.setattr(speed, "_trial", lambda *_: tried.append(1) or (Choice(REDUCED, rates), True))
     predict(None, [CAT], 1, "cpu")
     assert not tried
     assert dtype_of_the_imagenet_model() == torch.float32

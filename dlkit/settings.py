@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
     measure_speed: bool = Field(True, description="Try once which number format is quickest here, and remember it.")
     cache_mb: PositiveInt = Field(2048, description="Memory for decoded images of one run, in MB.")
+    cache_disk_mb: int = Field(
+        20_000, ge=0, description="Disk space in `home`, beyond that memory, for decoded images of one run, in MB."
+    )
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
     download_timeout_seconds: PositiveFloat = Field(20, description="Silence after which a download counts as broken.")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dlkit.catalog.augmentations import AUGMENTATIONS
+from dlkit.catalog.augmentations import AUGMENTATIONS, BatchTransform
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset, Split, open_dataset
@@ -20,7 +20,7 @@ from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
 from dlkit.engine.model import parameter_count, pretrained
-from dlkit.engine.pixels import Augment, Pixels
+from dlkit.engine.pixels import Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 from dlkit.engine.training import Learner, Scores, Steering, Unsteered, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
@@ -150,14 +150,23 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     model = model.to(device).to(memory_format=torch.channels_last)
     preprocessing = preprocessing_of(entry, config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
-    train_pixels = _pixels(config, dataset.train, preprocessing, augment)
-    validation_pixels = _pixels(config, dataset.val, preprocessing, None)
+    share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
+    train_pixels = _pixels(config, dataset.train, preprocessing, augment, share)
+    validation_pixels = _pixels(config, dataset.val, preprocessing, None, 1 - share)
     return Learner(config, model, train_pixels, validation_pixels, device)
 
 
-def _pixels(config: FinetuneConfig, split: Split, preprocessing: Preprocessing, augment: Augment | None) -> Pixels:
-    threads = max(2, torch.get_num_threads())
-    return Pixels(split, preprocessing, augment, config.seed, settings().cache_mb / 2, threads)
+def _pixels(
+    config: FinetuneConfig,
+    split: Split,
+    preprocessing: Preprocessing,
+    augment: BatchTransform | None,
+    share: float,
+) -> Pixels:
+    """Return one split's pictures, with its share of what a run may keep of decoded pictures."""
+    memory_mb, disk_mb = share * settings().cache_mb, share * settings().cache_disk_mb
+    threads, folder = max(2, torch.get_num_threads()), settings().data_folder / "cache"
+    return Pixels(split, preprocessing, augment, config.seed, memory_mb, threads, disk_mb, folder)
 
 
 def _keep(learner: Learner, dataset: Dataset, best: Best, folder: Path, scores: Scores | None = None) -> None:

@@ -28,7 +28,10 @@ class Settings(BaseSettings):
     cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
     network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
     measure_speed: bool = Field(True, description="Try once which number format is quickest here, and remember it.")
-    cache_mb: PositiveInt = Field(2048, description="Memory for decoded images of one run, in MB.")
+    cache_mb: PositiveInt = Field(2048, description="Memory for what a run keeps of pictures, in MB.")
+    cache_disk_mb: int = Field(
+        20_000, ge=0, description="Disk space in `home`, beyond that memory, for what a run keeps of pictures, in MB."
+    )
     model_cache_mb: PositiveInt = Field(512, description="Memory for the runs' models that classify, in MB.")
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")

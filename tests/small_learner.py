@@ -1,18 +1,18 @@
 """Trainings that take milliseconds, and what is read from them: a network of 186 weights on squares of noise."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from dlkit.catalog.augmentations import AUGMENTATIONS
+from dlkit.catalog.augmentations import AUGMENTATIONS, BatchTransform
 from dlkit.config import FinetuneConfig, parse
 from dlkit.data.dataset import Dataset, open_dataset
 from dlkit.data.split import FileSplit
 from dlkit.engine.model import Classifier
-from dlkit.engine.pixels import Augment, shuffled_batches
+from dlkit.engine.pixels import shuffled_batches
 from dlkit.engine.training import Learner, Report
 from dlkit.runs.records import Change, Point
 
@@ -64,9 +64,12 @@ class Squares:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def use(self, build: Augment) -> None:
+    def use(self, build: Callable[[int], BatchTransform]) -> None:
         """Take the place of another strength in the catalog as the measure of brightness."""
         self.strength = [level.build for level in AUGMENTATIONS.values()].index(build)
+
+    def expect(self, batches: list[np.ndarray]) -> None:
+        """Prepare nothing."""
 
     def batch(self, indices: np.ndarray, view: int | None, device: torch.device) -> torch.Tensor:
         """Return pictures of a view and remember which."""

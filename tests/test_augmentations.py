@@ -1,7 +1,11 @@
 """Augmentation levels and mixings, and the randomness behind them."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +14,13 @@ from PIL import Image
 
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.draws import keys_of
 from dlkit.config import steps_per_epoch
 from dlkit.data.split import ArraySplit
 from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
 from dlkit.engine.preprocess import preprocessing_of
+from dlkit.errors import DatasetError
+from tests.small_learner import one_thread
 
 LITE0 = BACKBONES["efficientnet-lite0"]
 CPU = torch.device("cpu")
@@ -41,18 +48,21 @@ def pixels_of(split: CountedSplit, level: str = "light", *, seed: int = 0, size:
     return Pixels(split, preprocessing, AUGMENTATIONS[level].build(size), seed, budget_mb, threads=2)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    yield from one_thread()
+
+
 # Levels
 
 
 @pytest.mark.parametrize("level", AUGMENTATIONS)
 @pytest.mark.parametrize(("side", "size"), [(74, 64), (64, 64), (110, 96), (73, 64)])
-def test_level_turns_a_square_into_uint8_of_the_size(level, side, size):
-    image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    transform = AUGMENTATIONS[level].build(size)
-    for draw in range(8):
-        with seeded(draw):
-            changed = transform(image)
-        assert (changed.shape, changed.dtype) == ((3, size, size), torch.uint8)
+def test_level_turns_squares_into_uint8_of_the_size(level, side, size):
+    images = torch.randint(0, 256, (8, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        changed = AUGMENTATIONS[level].build(size)(images, keys_of(seed, 0, np.arange(8)))
+        assert (changed.shape, changed.dtype) == ((8, 3, size, size), torch.uint8)
 
 
 @pytest.mark.parametrize("level", RANDOM_LEVELS)
@@ -114,13 +124,135 @@ def test_seeded_draws_are_a_function_of_the_whole_key():
 # Pictures in memory
 
 
-def test_picture_is_decoded_once_while_the_budget_lasts_and_each_time_beyond_it():
-    kept, streamed = noise(), noise()
-    memory, disk = pixels_of(kept), pixels_of(streamed, budget_mb=0.001)
+TIERS = {"memory": (100, 0), "disk": (0, 100), "both": (0.04, 100), "part": (0.02, 0.04), "none": (0, 0)}
+
+
+def tiered(split: CountedSplit, tier: str, folder: Path, level: str = "light") -> Pixels:
+    """Return pixels of a split whose squares take 0.0165 MB each."""
+    memory_mb, disk_mb = TIERS[tier]
+    augment = AUGMENTATIONS[level].build(64)
+    return Pixels(split, preprocessing_of(LITE0, 64), augment, 0, memory_mb, 2, disk_mb, folder)
+
+
+@pytest.mark.parametrize(("tier", "again"), [("memory", 0), ("disk", 0), ("both", 0), ("part", 3), ("none", 6)])
+def test_picture_is_decoded_once_while_the_budgets_last_and_each_time_beyond_them(tmp_path, tier, again):
+    split = noise()
+    pixels, oracle = tiered(split, tier, tmp_path), tiered(noise(), "memory", tmp_path)
     for view in (None, 0, 1):
-        assert torch.equal(memory.batch(np.arange(6), view, CPU), disk.batch(np.arange(6), view, CPU))
-    assert sorted(kept.reads) == list(range(6))
-    assert len(streamed.reads) == 18
+        for order in (np.arange(6), np.array([4, 0])):
+            assert torch.equal(pixels.batch(order, view, CPU), oracle.batch(order, view, CPU))
+    pixels.batch(np.arange(6), 2, CPU)
+    counts = np.bincount(split.reads)
+    assert (counts > 1).sum() == again
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("level", ["none", "strong"])
+def test_batches_that_are_expected_are_the_same_and_no_picture_is_decoded_twice(tmp_path, tier, level):
+    split, batches = noise(30), shuffled_batches(30, 4, 0, 0)
+    pixels, oracle = tiered(split, tier, tmp_path, level), tiered(noise(30), "memory", tmp_path, level)
+    pixels.expect(batches)
+    for batch in batches:
+        assert torch.equal(pixels.batch(batch, 1, CPU), oracle.batch(batch, 1, CPU))
+    assert sorted(split.reads) == list(range(30))
+
+
+def decoded_by(pixels: Pixels) -> None:
+    """Wait until nothing is being decoded."""
+    pixels._decoders.shutdown(wait=True)
+
+
+def test_only_the_next_two_batches_are_decoded_ahead(tmp_path):
+    split, batches = noise(20), plain_batches(20, 2)
+    pixels = tiered(split, "none", tmp_path)
+    pixels.expect(batches)
+    pixels.batch(batches[0], 0, CPU)
+    decoded_by(pixels)
+    assert sorted(split.reads) == list(range(6))
+
+
+def test_batches_that_nobody_asks_for_any_more_are_let_go(tmp_path):
+    split, batches = noise(20), plain_batches(20, 2)
+    pixels = tiered(split, "none", tmp_path)
+    pixels.expect(batches)
+    pixels.expect(batches[5:])
+    assert set(pixels._decoded) == {10, 11, 12, 13}
+    assert torch.equal(pixels.batch(batches[7], 0, CPU), tiered(noise(20), "none", tmp_path).batch(batches[7], 0, CPU))
+    assert len(pixels._expected) == 2
+
+
+def test_batch_that_was_not_expected_leaves_the_others_expected(tmp_path):
+    split, batches = noise(20), plain_batches(20, 2)
+    pixels = tiered(split, "part", tmp_path)
+    pixels.expect(batches)
+    for order in (np.array([19, 0, 5]), batches[0], np.array([2, 2, 18]), batches[1]):
+        assert torch.equal(pixels.batch(order, 3, CPU), tiered(noise(20), "memory", tmp_path).batch(order, 3, CPU))
+    assert len(pixels._expected) == 8
+
+
+class DamagedSplit(CountedSplit):
+    """Pictures of which two cannot be read."""
+
+    def read(self, index: int) -> Image.Image:
+        if index in (3, 4):
+            raise OSError(f"damaged {index}")
+        return super().read(index)
+
+
+def test_damaged_picture_is_reported_when_its_batch_is_asked_for_and_the_first_of_two_is_named(tmp_path):
+    split, batches = noise(8), [np.array(batch) for batch in ([0, 1], [2, 4, 3], [5, 6])]
+    pixels = tiered(DamagedSplit(split.labels, split.images, "train", []), "memory", tmp_path)
+    pixels.expect(batches)
+    pixels.batch(batches[0], 0, CPU)
+    for _ in range(2):
+        with pytest.raises(DatasetError, match=r"^The picture train 4 must be readable: damaged 4 Mend or remove it"):
+            pixels.batch(batches[1], 0, CPU)
+    pixels.batch(batches[2], 0, CPU)
+
+
+MEASURED = """
+import sys, psutil, torch, numpy as np
+from pathlib import Path
+from PIL import Image
+from dlkit.data.split import Split
+from tests.test_augmentations import AUGMENTATIONS, CPU, LITE0, Pixels, preprocessing_of, shuffled_batches
+
+class Synthetic(Split):
+    def read(self, index):
+        return Image.new("RGB", (99, 99), (index % 256, index // 256, 7))
+    def name(self, index):
+        return str(index)
+    def sizes(self):
+        return []
+
+disk_mb, folder = float(sys.argv[1]), Path(sys.argv[2])
+torch.set_num_threads(1)
+pixels = Pixels(Synthetic(np.zeros(3000, np.int64)), preprocessing_of(LITE0),
+                AUGMENTATIONS["light"].build(224), 0, 20, 2, disk_mb, folder)
+def memory():
+    return psutil.Process().memory_info().rss / 1e6
+batches = shuffled_batches(3000, 16, 0, 0)
+before = memory()
+pixels.expect(batches)
+for batch in batches:
+    pixels.batch(batch, None, CPU)
+print(memory() - before, psutil.Process().io_counters().write_chars / 1e6)
+"""
+
+
+def test_memory_does_not_grow_beyond_its_budget(tmp_path):
+    """3,000 squares of 256 pixels take 590 MB. Beyond the budget there are a batch of 16, the two that are decoded
+    ahead, their float32, and what the allocator keeps of them: 30 to 60 MB, whatever the number of pictures.
+    """
+    child = subprocess.run(
+        [sys.executable, "-c", MEASURED, "100", str(tmp_path)],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=100, check=True,
+        env={**os.environ, "MALLOC_TOP_PAD_": "0", "MALLOC_ARENA_MAX": "1"},
+    )  # fmt: skip
+    grown, written = map(float, child.stdout.split())
+    assert grown < 20 + 100
+    assert written > 90
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [32, 64, 75, 96, 100, 112, 160, 224])

@@ -1,12 +1,24 @@
 """Augmentation levels, from none to strong, and the two ways of mixing images.
 
-A level works on one image; its builder gives a torchvision transform from uint8 (3, R, R) to uint8 (3, S, S).
-Mixing works on a whole batch of normalised images and turns its labels into shares of classes.
+A level's builder gives a transform of a batch on its device, from uint8 (B, 3, R, R) and the pictures' keys (B,) uint64
+to uint8 (B, 3, S, S). The keys (`draws.keys_of`) are all its randomness. Mixing works on a batch of normalised images
+and turns its labels into shares of classes.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlkit.catalog.transforms import centre, cropped, jittered, rand_augmented
+
+if TYPE_CHECKING:
+    import torch
+
+#: (B, 3, R, R) uint8 and keys (B,) uint64 -> (B, 3, S, S) uint8
+BatchTransform = Callable[["torch.Tensor", np.ndarray], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +28,7 @@ class AugmentationEntry:
     name: str
     title: str
     summary: str
-    build: Callable[[int], Any]
+    build: Callable[[int], BatchTransform]
 
 
 @dataclass(frozen=True)
@@ -30,35 +42,20 @@ class MixingEntry:
     paper: str = ""
 
 
-def _no_change(size: int) -> Any:
-    from torchvision.transforms import v2
-
-    return v2.CenterCrop(size)
+def _none(size: int) -> BatchTransform:
+    return partial(centre, size=size)
 
 
-def _light(size: int) -> Any:
-    from torchvision.transforms import v2
-
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.7, 1.0), antialias=True), v2.RandomHorizontalFlip()])
+def _light(size: int) -> BatchTransform:
+    return partial(cropped, size=size, smallest=0.7)
 
 
-def _medium(size: int) -> Any:
-    from torchvision.transforms import v2
-
-    colour = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
-    return v2.Compose([v2.RandomResizedCrop(size, scale=(0.4, 1.0), antialias=True), v2.RandomHorizontalFlip(), colour])
+def _medium(size: int) -> BatchTransform:
+    return partial(cropped, size=size, smallest=0.4, change=jittered)
 
 
-def _strong(size: int) -> Any:
-    from torchvision.transforms import v2
-
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandAugment(num_ops=2, magnitude=9),
-        ]
-    )
+def _strong(size: int) -> BatchTransform:
+    return partial(cropped, size=size, smallest=0.25, change=rand_augmented)
 
 
 def _mixup(classes: int, alpha: float) -> Any:
@@ -74,7 +71,7 @@ def _cutmix(classes: int, alpha: float) -> Any:
 
 
 _LEVELS = (
-    AugmentationEntry("none", "None", "Every epoch shows the same centre crop.", _no_change),
+    AugmentationEntry("none", "None", "Every epoch shows the same centre crop.", _none),
     AugmentationEntry("light", "Light", "Crops of 70 to 100 % of the picture, flipped half of the time.", _light),
     AugmentationEntry("medium", "Medium", "Crops of 40 to 100 %, flips, and small changes of colour.", _medium),
     AugmentationEntry(

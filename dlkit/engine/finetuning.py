@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dlkit.catalog.augmentations import AUGMENTATIONS
+from dlkit.catalog.augmentations import AUGMENTATIONS, BatchTransform
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset, Split, open_dataset
@@ -22,10 +22,10 @@ from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
 from dlkit.engine.model import parameter_count, pretrained
-from dlkit.engine.pixels import Augment, Pixels
+from dlkit.engine.pixels import Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 from dlkit.engine.speed import FEATURES, TRAINING, choose
-from dlkit.engine.training import Learner, Scores, Steering, Unsteered, train
+from dlkit.engine.training import Learner, Room, Scores, Steering, Unsteered, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
 from dlkit.runs.artifacts import Validation, read_description
 from dlkit.runs.records import Point, Progress
@@ -161,18 +161,29 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     model = model.to(device).to(memory_format=torch.channels_last)
     preprocessing = preprocessing_of(entry, config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
-    train_pixels = _pixels(config, dataset.train, preprocessing, augment)
-    validation_pixels = _pixels(config, dataset.val, preprocessing, None)
-    learner = Learner(config, model, train_pixels, validation_pixels, device)
+    half = Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, settings().data_folder / "cache")
+    share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
+    train_pixels = _pixels(config, dataset.train, preprocessing, augment, half, share)
+    validation_pixels = _pixels(config, dataset.val, preprocessing, None, half, 1 - share)
+    learner = Learner(config, model, train_pixels, validation_pixels, device, room=half)
     for task in (FEATURES, TRAINING) if config.strategy != "head" else (FEATURES,):
         choice = choose(task, entry.name, model.body, preprocessing.size, device, config.precision)
         learner.formats[task] = choice.format
     return learner
 
 
-def _pixels(config: FinetuneConfig, split: Split, preprocessing: Preprocessing, augment: Augment | None) -> Pixels:
+def _pixels(
+    config: FinetuneConfig,
+    split: Split,
+    preprocessing: Preprocessing,
+    augment: BatchTransform | None,
+    room: Room,
+    share: float,
+) -> Pixels:
+    """Return one split's pictures, with its share of the room that a run has for decoded pictures."""
+    memory_mb, disk_mb = share * room.memory / 1e6, share * room.disk / 1e6
     threads = max(2, torch.get_num_threads())
-    return Pixels(split, preprocessing, augment, config.seed, settings().cache_mb / 2, threads)
+    return Pixels(split, preprocessing, augment, config.seed, memory_mb, threads, disk_mb, room.folder)
 
 
 class Keeper:

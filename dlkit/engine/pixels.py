@@ -1,94 +1,138 @@
-"""From a split of a data set to batches on the device: decoded once, augmented per image, normalised per batch.
+"""From a split of a data set to batches on the device: decoded once, augmented and normalised there batch by batch.
 
-An image's randomness is a function of (seed, view, index), so it depends neither on the order nor on who decodes.
+Decoded pictures are kept as bytes in memory, then in a file, by budget (`Rows`); what fits nowhere is decoded anew each
+time, while the device works on the batch before it. An image's randomness is a function of (seed, view, index), so it
+depends neither on the order nor on its neighbours nor on who decodes.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from dlkit.catalog.augmentations import BatchTransform
+from dlkit.catalog.draws import keys_of
 from dlkit.config import steps_per_epoch
 from dlkit.data.dataset import Split
 from dlkit.engine.preprocess import Preprocessing
+from dlkit.engine.rows import Rows
 from dlkit.errors import DatasetError, DlkitError
 
-#: a transform of one uint8 image (3, R, R) -> (3, S, S)
-Augment = Callable[[torch.Tensor], torch.Tensor]
+#: how many batches are decoded before they are asked for; as bytes, one has a quarter of the size of a float32 batch
+AHEAD = 2
 
 
 class Pixels:
-    """The pictures of one split as squares; decoded at first use and kept while they fit the budget.
+    """The pictures of one split as squares; decoded at first use and kept while they fit the budgets.
 
-    With `augment` None there are only plain views, and they are to the pixel what prediction sees: the square's centre
-    would be beside the picture's by up to one.
+    `budget_mb` is for memory, `disk_mb` for an unnamed file in `folder`; `threads` decode, which Pillow does outside of
+    Python's lock. With `augment` None there are only plain views, and they are to the pixel what prediction sees: the
+    square's centre would be beside the picture's by up to one.
     """
 
     def __init__(
         self,
         split: Split,
         preprocessing: Preprocessing,
-        augment: Augment | None,
+        augment: BatchTransform | None,
         seed: int,
         budget_mb: float,
         threads: int,
+        disk_mb: float = 0,
+        folder: Path | None = None,
     ) -> None:
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64))
         self._split, self._preprocessing, self._augment, self._seed = split, preprocessing, augment, seed
         self._side = preprocessing.size if augment is None else preprocessing.resize
         self._whole = replace(preprocessing, size=self._side)
-        shape = (len(split), self._side, self._side, 3)
-        fits = np.prod(shape, dtype=np.float64) <= budget_mb * 1e6
-        self._kept = np.empty(shape, np.uint8) if fits else None
-        self._is_kept = np.zeros(len(split), bool)
+        shape = (self._side, self._side, 3)
+        self._squares = Rows(len(split), shape, torch.uint8, budget_mb * 1e6, disk_mb * 1e6, folder)
         self._decoders = ThreadPoolExecutor(max_workers=threads)
+        self._expected: deque[np.ndarray] = deque()
+        self._decoded: dict[int, Future[np.ndarray]] = {}  # pictures of the next batches, also while it goes on
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def use(self, build: Callable[[int], Augment]) -> None:
+    def use(self, build: Callable[[int], BatchTransform]) -> None:
         """Augment by another transform from now on; `build(size)` makes it."""
         assert self._augment is not None, "these pictures are never augmented"
         self._augment = build(self._preprocessing.size)
 
+    def expect(self, batches: Sequence[np.ndarray]) -> None:
+        """Take note of which batches will be asked for next, in this order, in place of what was expected before.
+
+        It changes no number. The next AHEAD of them are decoded before they are asked for; a picture that cannot be
+        read is reported when its own batch is asked for.
+        """
+        self._expected = deque(batches)
+        near = {int(index) for batch in batches[:AHEAD] for index in batch}
+        for index in self._decoded.keys() - near:
+            self._decoded.pop(index).cancel()
+        self._decode_ahead()
+
     def batch(self, indices: np.ndarray, view: int | None, device: torch.device) -> torch.Tensor:
-        """Return normalised images (B, 3, S, S) float32: of an augmented view, or with None the plain centre crop."""
-        squares = torch.from_numpy(self._squares(indices)).permute(0, 3, 1, 2)
+        """Return normalised images (B, 3, S, S) float32: of an augmented view, or with None the plain centre crop.
+
+        Raises DatasetError with the name of a picture that cannot be read.
+        """
+        images = self._read(indices).to(device, non_blocking=True).permute(0, 3, 1, 2)
         if view is None:
             margin, size = (self._side - self._preprocessing.size) // 2, self._preprocessing.size
-            crops = squares[:, :, margin : margin + size, margin : margin + size]
+            crops = images[:, :, margin : margin + size, margin : margin + size]
         else:
-            crops = torch.stack(
-                [self._augmented(image, view, int(i)) for image, i in zip(squares, indices, strict=True)]
-            )
-        return self._preprocessing.normalise(crops.permute(0, 2, 3, 1).to(device, non_blocking=True))
+            assert self._augment is not None, "these pictures are never augmented"
+            crops = self._augment(images, keys_of(self._seed, view, indices))
+        return self._preprocessing.normalise(crops.permute(0, 2, 3, 1))
 
-    def _squares(self, indices: np.ndarray) -> np.ndarray:
-        """Return uint8 (B, R, R, 3), decoding what is not kept yet."""
-        if self._kept is None:
-            return np.stack(list(self._decoders.map(self._decode, indices)))
-        missing = indices[~self._is_kept[indices]]
-        for index, pixels in zip(missing, self._decoders.map(self._decode, missing), strict=True):
-            self._kept[index] = pixels
-        self._is_kept[missing] = True
-        return self._kept[indices]
+    def _read(self, indices: np.ndarray) -> torch.Tensor:
+        """Return squares uint8 (B, R, R, 3), decoding what is not kept and, beside it, what is expected next."""
+        is_kept = self._squares.has(indices)
+        self._forget_until(indices)
+        decoding = {index: self._decoding(index) for index in dict.fromkeys(indices[~is_kept].tolist())}
+        self._decode_ahead(decoding)
+        if not decoding:
+            return self._squares.get(indices)
+        squares = np.empty((len(indices), self._side, self._side, 3), np.uint8)
+        squares[is_kept] = self._squares.get(indices[is_kept]).numpy()
+        for place in np.flatnonzero(~is_kept):
+            squares[place] = decoding[int(indices[place])].result()
+        _, first = np.unique(indices, return_index=True)  # a picture may be in a batch twice
+        new = first[~is_kept[first]]
+        self._squares.put(indices[new], torch.from_numpy(squares[new]))
+        return torch.from_numpy(squares)
+
+    def _decoding(self, index: int) -> "Future[np.ndarray]":
+        return self._decoded.pop(index, None) or self._decoders.submit(self._decode, index)
+
+    def _forget_until(self, indices: np.ndarray) -> None:
+        """Expect what comes after this batch; a batch that was not expected changes nothing."""
+        for place, batch in enumerate(self._expected):
+            if np.array_equal(batch, indices):
+                self._expected = deque(islice(self._expected, place + 1, None))
+                return
+
+    def _decode_ahead(self, elsewhere: Container[int] = ()) -> None:
+        """Begin to decode the next batches; what is decoded elsewhere is about to be kept."""
+        for batch in islice(self._expected, AHEAD):
+            for index in batch[~self._squares.has(batch)].tolist():
+                if index not in self._decoded and index not in elsewhere:
+                    self._decoded[index] = self._decoders.submit(self._decode, index)
 
     def _decode(self, index: int) -> np.ndarray:
         try:
-            return self._whole.square(self._split.read(int(index)))
+            return self._whole.square(self._split.read(index))
         except (DlkitError, OSError) as error:
             raise DatasetError(
-                f"The picture {self._split.name(int(index))} must be readable: {error} "
+                f"The picture {self._split.name(index)} must be readable: {error} "
                 "Mend or remove it, then retry the run."
             ) from error
-
-    def _augmented(self, image: torch.Tensor, view: int, index: int) -> torch.Tensor:
-        assert self._augment is not None
-        with seeded(self._seed, view, index):
-            return self._augment(image)
 
 
 @contextmanager

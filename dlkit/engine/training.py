@@ -15,7 +15,8 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from dlkit.config import FinetuneConfig, first_phases, learning_rates, parse, st
 from dlkit.engine.device import is_out_of_memory, random_state, release_memory, set_random_state
 from dlkit.engine.model import Classifier, freeze_batchnorm
 from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
+from dlkit.engine.rows import Rows
 from dlkit.engine.speed import DTYPES, FEATURES, TRAINING, Frozen
 from dlkit.engine.stages import cut
 from dlkit.errors import DivergedError, DlkitError, MemoryFullError
@@ -95,6 +97,14 @@ class Unsteered:
         return Change(0, what, value, step, "worker")
 
 
+class Room(NamedTuple):
+    """How much of what a frozen network puts out may be kept: bytes in memory, then bytes of a file in a folder."""
+
+    memory: float = 1e9
+    disk: float = 0
+    folder: Path | None = None
+
+
 @dataclass
 class Learner:
     """A model in training, all that changes with it, and where it stands."""
@@ -117,6 +127,7 @@ class Learner:
     applied: set[int] = field(default_factory=set)  # numbers of the changes
     formats: dict[str, Format] = field(default_factory=dict)  # by task; REFERENCE where none is given
     has_budget: bool = False  # whether time decides when it ends
+    room: Room = field(default_factory=Room)
     seconds_before: float = 0.0  # that earlier attempts were at work
     trained: nn.Module = field(init=False)
     average: AveragedModel | None = None
@@ -301,12 +312,14 @@ class Features:
     Always in the same groups: a view's are batches of the epoch that is numbered like it. And all through the network
     in parts of the same size: where it shrinks they are computed anew. So a number never depends on where a training
     that goes on came back to it. View None, or 0 of the training pictures, is the picture as it is.
+
+    The first groups are kept, as many as there is room for; what is in the others is computed whenever it is asked for.
     """
 
     def __init__(self, learner: Learner, pixels: Pixels, network: nn.Module, dtype: torch.dtype) -> None:
         self._learner, self._pixels, self._network, self._dtype = learner, pixels, network, dtype
-        self._kept: dict[int | None, torch.Tensor] = {}
-        self._is_kept: dict[int | None, np.ndarray] = {}
+        self._kept: dict[int | None, Rows] = {}
+        self._is_done: dict[int | None, np.ndarray] = {}  # computed, and kept where there was room
         self._groups: dict[int | None, list[np.ndarray]] = {}
         self._size = learner.micro_batch
 
@@ -314,7 +327,7 @@ class Features:
         """Compute what is missing for these pictures; tell after each group how many are done, and of how many."""
         done = 0
         while missing := self._missing(indices, view):
-            self._compute(missing[0], view)
+            self._keep(missing[0], view)
             done += len(missing[0])
             yield done, done + sum(map(len, missing[1:]))
 
@@ -322,25 +335,38 @@ class Features:
         """Return the outputs for these pictures, float32 on the device; images among them in channels_last."""
         for _ in self.prepare(indices, view):
             pass
-        rows = self._kept[view][torch.from_numpy(indices)].to(self._learner.device).float()
+        kept = self._kept[view]
+        is_kept = kept.has(indices)
+        rows = kept.get(indices[is_kept])
+        if not is_kept.all():
+            whole = torch.empty(len(indices), *rows.shape[1:], dtype=rows.dtype)
+            whole[torch.from_numpy(is_kept)] = rows
+            whole[torch.from_numpy(~is_kept)] = self._outputs(indices[~is_kept], view).cpu()
+            rows = whole
+        rows = rows.to(self._learner.device).float()
         return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+    def expect(self, view: int | None) -> None:
+        """Let the pictures of this view be decoded ahead."""
+        done = self._is_done.get(view)
+        self._pixels.expect([group for group in self._groups_of(view) if done is None or not done[group].all()])
 
     def forget_augmented(self) -> None:
         """Compute the augmented views anew at the next use."""
         for view in self._kept.keys() - {None, 0}:
-            del self._kept[view], self._is_kept[view]
+            del self._kept[view], self._is_done[view]
 
     def _missing(self, indices: np.ndarray, view: int | None) -> list[np.ndarray]:
-        """Return the groups of these pictures that are still to be computed."""
+        """Return the groups of these pictures that are still to be computed and kept."""
         if self._size != self._learner.micro_batch:
             self._kept.clear()
-            self._is_kept.clear()
+            self._is_done.clear()
             self._size = self._learner.micro_batch
-        known = self._is_kept.setdefault(view, np.zeros(len(self._pixels), bool))
-        if known[indices].all():
+        done = self._is_done.setdefault(view, np.zeros(len(self._pixels), bool))
+        if done[indices].all():
             return []
-        unknown = np.zeros(len(known), bool)
-        unknown[indices] = ~known[indices]
+        unknown = np.zeros(len(done), bool)
+        unknown[indices] = ~done[indices]
         return [group for group in self._groups_of(view) if unknown[group].any()]
 
     def _groups_of(self, view: int | None) -> list[np.ndarray]:
@@ -352,17 +378,35 @@ class Features:
                 self._groups[view] = shuffled_batches(count, config.batch_size, config.seed, view)
         return self._groups[view]
 
-    def _compute(self, indices: np.ndarray, view: int | None) -> None:
-        learner = self._learner
-        pictures = self._pixels.batch(indices, view or None, learner.device)
-        outputs = forward(learner, self._network, pictures, contextlib.nullcontext()).to(self._dtype)
-        if self._size != learner.micro_batch:
+    def _keep(self, indices: np.ndarray, view: int | None) -> None:
+        rows = self._outputs(indices, view)
+        if self._size != self._learner.micro_batch:
             return
-        rows = outputs.permute(0, 2, 3, 1) if outputs.ndim == 4 else outputs
         if view not in self._kept:
-            self._kept[view] = torch.empty(len(self._pixels), *rows.shape[1:], dtype=rows.dtype)
-        self._kept[view][torch.from_numpy(indices)] = rows.cpu()
-        self._is_kept[view][indices] = True
+            self._make_room(rows, view)
+        done = self._is_done[view]
+        if not done[indices].any():
+            self._kept[view].put(indices, rows)
+        done[indices] = True
+
+    def _make_room(self, rows: torch.Tensor, view: int | None) -> None:
+        """Make room for one view; what is beyond it counts as done, as it is not kept."""
+        learner = self._learner
+        share = len(self._pixels) / (len(learner.train) + len(learner.validation))
+        share /= 1 if view is None else views(learner.config)
+        room = learner.room
+        self._kept[view] = kept = Rows(
+            len(self._pixels), rows.shape[1:], self._dtype, share * room.memory, share * room.disk, room.folder
+        )
+        groups = self._groups_of(view)
+        for group, end in zip(groups, np.cumsum([len(group) for group in groups]), strict=True):
+            self._is_done[view][group] = end > kept.room
+
+    def _outputs(self, indices: np.ndarray, view: int | None) -> torch.Tensor:
+        """Return what the network puts out, images as (N, H, W, C)."""
+        pictures = self._pixels.batch(indices, view or None, self._learner.device)
+        outputs = forward(self._learner, self._network, pictures, contextlib.nullcontext()).to(self._dtype)
+        return outputs.permute(0, 2, 3, 1) if outputs.ndim == 4 else outputs
 
 
 class Phase:
@@ -377,6 +421,9 @@ class Phase:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
+
+    def expect(self, batches: list[np.ndarray], epoch: int) -> None:
+        """Take note of the batches that are to come in this epoch of the run, so that they are decoded ahead."""
 
     def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
         """Do what must be done once for these pictures; tell how many are done, and of how many."""
@@ -418,6 +465,10 @@ class KeptPhase(Phase):
         dtype = DTYPES[form.precision] if are_images else torch.float32
         self._features = Features(learner, learner.train, frozen, dtype)
         self._validation = Features(learner, learner.validation, frozen, dtype)
+
+    def expect(self, batches: list[np.ndarray], epoch: int) -> None:
+        """Let what is not computed yet be decoded ahead."""
+        self._features.expect(epoch % views(self.learner.config))
 
     def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
         """Compute what is missing."""
@@ -501,6 +552,10 @@ class FullPhase(Phase):
         self.mixing = config.mixing
         self.groups = rate_groups(model, model.body, config)
 
+    def expect(self, batches: list[np.ndarray], epoch: int) -> None:
+        """Let the batches be decoded ahead."""
+        self.learner.train.expect(batches)
+
     def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
         """Return normalised images (B, 3, S, S) of the epoch's view."""
         return self.learner.train.batch(indices, epoch, self.learner.device)
@@ -580,6 +635,7 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
         config = learner.config
         set_modes(learner, phase)
         batches = shuffled_batches(len(learner.train), config.batch_size, config.seed, learner.epoch)
+        phase.expect(batches[learner.batch :], learner.epoch)
         for indices in batches[learner.batch :]:
             _steer(learner, phase)
             try:
@@ -642,7 +698,7 @@ def measure_phase(learner: Learner, kind: str) -> tuple[float, float]:
     """
     random = random_state(learner.device)
     copied = Learner(learner.config, copy.deepcopy(learner.model), learner.train, learner.validation, learner.device)
-    copied.formats, copied.micro_batch = learner.formats, learner.micro_batch
+    copied.formats, copied.micro_batch, copied.room = learner.formats, learner.micro_batch, learner.room
     copied.phases = [(kind, 1)]
     phase = begin_phase(copied)
     set_modes(copied, phase)

@@ -316,8 +316,11 @@ class Features:
     The first groups are kept, as many as there is room for; what is in the others is computed whenever it is asked for.
     """
 
-    def __init__(self, learner: Learner, pixels: Pixels, network: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self, learner: Learner, pixels: Pixels, network: nn.Module, dtype: torch.dtype, views: int = 1
+    ) -> None:
         self._learner, self._pixels, self._network, self._dtype = learner, pixels, network, dtype
+        self._views = views  # that share the room
         self._kept: dict[int | None, Rows] = {}
         self._is_done: dict[int | None, np.ndarray] = {}  # computed, and kept where there was room
         self._groups: dict[int | None, list[np.ndarray]] = {}
@@ -393,7 +396,7 @@ class Features:
         """Make room for one view; what is beyond it counts as done, as it is not kept."""
         learner = self._learner
         share = len(self._pixels) / (len(learner.train) + len(learner.validation))
-        share /= 1 if view is None else views(learner.config)
+        share /= 1 if view is None else self._views
         room = learner.room
         self._kept[view] = kept = Rows(
             len(self._pixels), rows.shape[1:], self._dtype, share * room.memory, share * room.disk, room.folder
@@ -456,27 +459,28 @@ class Phase:
 class KeptPhase(Phase):
     """A phase that learns on what a frozen network puts out, which is computed once and kept."""
 
-    def __init__(self, learner: Learner, network: nn.Module, are_images: bool) -> None:
+    def __init__(self, learner: Learner, kind: str, network: nn.Module) -> None:
         super().__init__(learner)
+        self._views = views(learner.config, kind)
         form = learner.formats.get(FEATURES, REFERENCE)
         frozen = network.eval()
         if form != REFERENCE:
             frozen = Frozen(network, form, learner.validation.batch(np.array([0]), None, learner.device))
-        dtype = DTYPES[form.precision] if are_images else torch.float32
-        self._features = Features(learner, learner.train, frozen, dtype)
+        dtype = torch.float32 if kind == HEAD else DTYPES[form.precision]
+        self._features = Features(learner, learner.train, frozen, dtype, self._views)
         self._validation = Features(learner, learner.validation, frozen, dtype)
 
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
         """Let what is not computed yet be decoded ahead."""
-        self._features.expect(epoch % views(self.learner.config))
+        self._features.expect(epoch % self._views)
 
     def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
         """Compute what is missing."""
-        return self._features.prepare(indices, epoch % views(self.learner.config))
+        return self._features.prepare(indices, epoch % self._views)
 
     def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
         """Return the frozen network's outputs for one of the views."""
-        return self._features.of(indices, epoch % views(self.learner.config))
+        return self._features.of(indices, epoch % self._views)
 
     def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:
         """Return the frozen network's outputs for the pictures as they are."""
@@ -494,7 +498,7 @@ class HeadPhase(KeptPhase):
 
     def __init__(self, learner: Learner) -> None:
         model = learner.model
-        super().__init__(learner, model.body, are_images=False)
+        super().__init__(learner, HEAD, model.body)
         self.module, self.trained = nn.Sequential(model.dropout, model.head), model.head
         self.groups = [{"params": list(model.head.parameters()), "rate_factor": 1.0}]
 
@@ -533,7 +537,7 @@ class PartialPhase(KeptPhase):
         model, config = learner.model, learner.config
         example = learner.validation.batch(np.array([0]), None, learner.device)
         halves = cut(model.body.eval(), example, config.unfreeze_from)
-        super().__init__(learner, halves.front, are_images=True)
+        super().__init__(learner, PARTIAL, halves.front)
         self.backbone = halves.tail
         self.module = self.trained = Tail(halves.tail, model.dropout, model.head)
         self.groups = rate_groups(model, halves.tail, config)
@@ -586,9 +590,13 @@ def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) 
 PHASES: dict[str, Callable[[Learner], Phase]] = {HEAD: HeadPhase, PARTIAL: PartialPhase, FULL: FullPhase}
 
 
-def views(config: FinetuneConfig) -> int:
-    """Return of how many versions of each picture a frozen network's outputs are kept: itself, and augmented ones."""
-    return 1 if config.augmentation == "none" or config.views is None else config.views
+def views(config: FinetuneConfig, kind: str) -> int:
+    """Return of how many versions of each picture a phase keeps a frozen network's outputs: itself, and augmented ones.
+
+    A head that is only the beginning has one.
+    """
+    is_beginning = kind == HEAD and config.strategy != HEAD
+    return 1 if is_beginning or config.augmentation == "none" or config.views is None else config.views
 
 
 def train(learner: Learner) -> Iterator[Report]:
@@ -713,7 +721,7 @@ def measure_phase(learner: Learner, kind: str) -> tuple[float, float]:
         seconds.append(time.perf_counter() - started)
     set_random_state(learner.device, random)
     checked = len(copied.validation)
-    kept = views(copied.config) * len(copied.train) + checked if pictures else 0
+    kept = views(copied.config, kind) * len(copied.train) + checked if pictures else 0
     per_picture = min(seconds) / len(indices)
     return once * kept, per_picture * (len(copied.train) + CHECKING_COST * checked)
 
@@ -1011,5 +1019,5 @@ class Clock:
 
 def _costs(config: FinetuneConfig, kind: str, epochs: int) -> list[float]:
     """Return what each epoch of a phase costs."""
-    first = views(config) if kind != FULL else 0
+    first = views(config, kind) if kind != FULL else 0
     return [COSTS[kind] + (epoch < first) for epoch in range(epochs)]

@@ -804,7 +804,7 @@ def test_download_does_not_wait_for_a_training(tmp_path):
 
 # Searching a learning rate
 
-SEARCH = {"dataset": "flowers-mini", "image_size": 64, "feature_views": 1, "augmentation": "none"}
+SEARCH = {"dataset": "flowers-mini", "image_size": 64, "views": 1, "augmentation": "none"}
 
 
 def test_search_on_photographs_suggests_rates_and_keeps_no_file(jobs):
@@ -1350,7 +1350,7 @@ def test_gpu_worker_sees_its_own_gpu_only(quiet, monkeypatch):
 
 
 def test_worker_threads_leave_a_core_to_the_server(home, monkeypatch):
-    for cores, threads in ((1, 1), (2, 1), (8, 7)):
+    for cores, threads in ((1, 1), (2, 2), (3, 2), (8, 7)):
         monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
         assert supervisor.worker_threads() == threads
     monkeypatch.setenv("DLKIT_WORKER_THREADS", "5")

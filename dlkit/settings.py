@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: PositiveFloat = Field(60, description="Longest time between two checkpoints of a training run.")
     warm_worker: bool = Field(False, description="Keep a process with torch loaded, so that runs start sooner.")
     worker_threads: int = Field(
-        0, ge=0, description="CPU threads of a training worker; 0 = all cores, of more than 2 but one."
+        0, ge=0, description="CPU threads of a worker; 0 = all cores, of three or more all but one."
     )
     cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
     network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")

@@ -359,7 +359,7 @@ def test_ctrl_c_cancels_a_search(dlkit, monkeypatch):
         (["--dataset", "flowers"], "Data set (dataset) must be one of flowers-mini, "),
         (["--backbone", "vgg"], "Backbone (backbone) must be one of efficientnet-lite0, "),
         (["--optimizer", "adamx"], "Optimizer (optimizer) must be one of "),
-        (["--strategy", "none"], "Strategy (strategy) must be one of head, full; got none."),
+        (["--strategy", "none"], "Strategy (strategy) must be one of head, partial, full, auto; got none."),
         (["--device", "tpu"], "Device (device) must be one of auto, cpu, cuda, mps; got tpu."),
         (["--name", "x" * 81], "Name (name) must be a text of at most 80 characters"),
         (["--freeze-batchnorm", "maybe", "--strategy", "full"], "must be true or false; got maybe."),
@@ -839,7 +839,9 @@ def test_duplicate_that_cannot_be_is_refused(dlkit):
     assert "Epochs (epochs) must be" in refused(dlkit("train", "--duplicate", first.id, "--epochs", "0", "--detach"))
     sentence = refused(dlkit("train", "--duplicate", first.id, "--optimizer", "adamw", "--detach"))
     assert "momentum is not a setting of adamw" in sentence
-    older = service.store().add_run("e" * 32, Kind.FINETUNE, "older", {"strategy": "partial"}, Slot.CPU, "you")
+    older = service.store().add_run(
+        "e" * 32, Kind.FINETUNE, "older", {"strategy": "of another version"}, Slot.CPU, "you"
+    )
     assert "of another version" in refused(dlkit("train", "--duplicate", older.id, "--detach"))
     assert len(service.store().list_runs()) == 2
 

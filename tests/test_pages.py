@@ -47,7 +47,7 @@ from tests.test_words import NAMES
 PAGES = ("home", "data", "train", "runs", "predict")
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 NUMBERS = [name for name in FinetuneConfig.model_fields if describe(name).kind in (int, float)]
-KINDS = (("head", "none"), ("full", "mixup"))  # strategy and mixing
+KINDS = (("head", "none"), ("full", "mixup"), ("partial", "none"), ("auto", "none"))  # strategy and mixing
 BASIC = {"dataset", "backbone", "strategy", "optimizer", "learning_rate", "epochs"}
 ENSURE_SUPERVISOR = service.ensure_supervisor
 STRANGE_RUNS = ["", "../../etc", "0" * 32, "a" * 10_000, "<script>alert(1)</script>", "\x00", "None", "g" * 32]
@@ -355,13 +355,22 @@ def given(form: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_basic_shows_six_settings() -> None:
     assert set(form_of(opened("train"))) == BASIC
-    assert {name for name in FinetuneConfig.model_fields if describe(name).is_basic} == BASIC
+    assert {name for name in FinetuneConfig.model_fields if describe(name).is_basic} == BASIC | {"budget_minutes"}
+
+
+def test_auto_asks_for_minutes_instead_of_epochs() -> None:
+    app = opened("train", strategy="auto")
+    assert set(form_of(app)) == BASIC - {"epochs"} | {"budget_minutes"}
+    assert "2" in [metric.value for metric in app.metric if metric.label == "Minutes"]
+    sound(app.text_input(key="budget_minutes").set_value("10").run())
+    assert "10" in [metric.value for metric in app.metric if metric.label == "Minutes"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_expert_shows_every_setting_in_use_and_no_other(optimizer: str) -> None:
     app = opened("train", level="expert", optimizer=optimizer)
-    for (strategy, mixing), schedule in itertools.product(KINDS, SCHEDULES):
+    pairs = [*itertools.product(KINDS[:2], SCHEDULES), *((kind, "one-cycle") for kind in KINDS[2:])]
+    for (strategy, mixing), schedule in pairs:
         choices = {"optimizer": optimizer, "strategy": strategy, "schedule": schedule, "mixing": mixing}
         for name, choice in choices.items():
             app.session_state[name] = choice
@@ -1082,7 +1091,7 @@ def test_damaged_data_set_does_not_take_the_gallery_down(monkeypatch: pytest.Mon
 
 def test_run_of_another_version_keeps_its_page() -> None:
     store = service.store()
-    store.add_run("a" * 32, Kind.FINETUNE, "older", {"strategy": "partial"}, Slot.CPU, "you")
+    store.add_run("a" * 32, Kind.FINETUNE, "older", {"strategy": "of another version"}, Slot.CPU, "you")
     store.wish("a" * 32, "cancel", "you")
     opened("runs")
     for tab in ("Live", "Results", "Mistakes", "Settings", "History"):

@@ -39,8 +39,8 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "-1",
     "MALLOC_TOP_PAD_": "268435456",
 }
-#: how often a thread of OpenMP looks whether there is more to do before it sleeps. GNU's default is so often that beside
-#: one busy process a training on two cores took 2.3 times as long; with this, 1.5 times, and alone as long as before
+#: how often a thread of OpenMP looks whether there is more to do before it sleeps. GNU's default is so often that
+#: beside one busy process a training on two cores took 2.3 times as long; with this 1.5 times, and alone no longer
 SPINS = "3000"
 
 

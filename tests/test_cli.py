@@ -840,7 +840,7 @@ def test_duplicate_that_cannot_be_is_refused(dlkit):
     sentence = refused(dlkit("train", "--duplicate", first.id, "--optimizer", "adamw", "--detach"))
     assert "momentum is not a setting of adamw" in sentence
     older = service.store().add_run(
-        "e" * 32, Kind.FINETUNE, "older", {"strategy": "of another version"}, Slot.CPU, "you"
+        "e" * 32, Kind.FINETUNE, "older", {"strategy": "another version's"}, Slot.CPU, "you"
     )
     assert "of another version" in refused(dlkit("train", "--duplicate", older.id, "--detach"))
     assert len(service.store().list_runs()) == 2

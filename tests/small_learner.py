@@ -11,9 +11,10 @@ from dlkit.catalog.augmentations import AUGMENTATIONS, BatchTransform
 from dlkit.config import FinetuneConfig, parse
 from dlkit.data.dataset import Dataset, open_dataset
 from dlkit.data.split import FileSplit
+from dlkit.engine.learner import Learner
 from dlkit.engine.model import Classifier
 from dlkit.engine.pixels import shuffled_batches
-from dlkit.engine.training import Learner, Report
+from dlkit.engine.training import Report
 from dlkit.runs.records import Change, Point
 
 CPU = torch.device("cpu")

@@ -227,6 +227,7 @@ def _train(config: FinetuneConfig, pictures: int) -> list[Point]:
     from torch import nn
 
     from dlkit.engine import training
+    from dlkit.engine.learner import Learner
     from dlkit.engine.model import Classifier
 
     class Noise:
@@ -240,7 +241,7 @@ def _train(config: FinetuneConfig, pictures: int) -> list[Point]:
 
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     model = Classifier(body, nn.Linear(4, 2), config.dropout)
-    learner = training.Learner(config, model, Noise(), Noise(), torch.device("cpu"))
+    learner = Learner(config, model, Noise(), Noise(), torch.device("cpu"))
     return [point for report in training.train(learner) for point in report.points if point.key == "learning_rate"]
 
 

@@ -12,9 +12,11 @@ import torch
 
 from dlkit.catalog.suggestions import SUGGESTIONS
 from dlkit.config import describe
+from dlkit.engine import learner as learners
 from dlkit.engine import rate_finder, training
+from dlkit.engine.learner import Learner
 from dlkit.engine.rate_finder import BLOWN_UP, HIGHEST, LOWEST, STEPS, RateCurve, growing_rates, smooth, suggest, sweep
-from dlkit.engine.training import Learner, train
+from dlkit.engine.training import train
 from dlkit.errors import DivergedError
 from tests.small_learner import one_thread, same, small_learner, steps_of, values_of, weights_of
 
@@ -103,7 +105,7 @@ def test_last_phase_of_every_strategy_is_tried(strategy, monkeypatch):
     real = rate_finder.begin_phase
     monkeypatch.setattr(rate_finder, "begin_phase", lambda trial: begun.append(real(trial)) or begun[-1])
     curve = curve_of(learner)
-    assert begun[0].title == training.TITLES[learner.phases[-1][0]]
+    assert begun[0].title == learners.TITLES[learner.phases[-1][0]]
     assert len(curve.rates) == len(curve.losses) == len(curve.smoothed) > 30
 
 

@@ -20,11 +20,12 @@ import torch
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
 from dlkit.config import learning_rates
-from dlkit.engine import finetuning, training
+from dlkit.engine import finetuning, pixels, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from dlkit.engine.finetuning import Uncontrolled, finetune, make_learner
-from dlkit.engine.training import Learner, train
+from dlkit.engine.learner import Learner
+from dlkit.engine.training import train
 from dlkit.runs.records import Change, Point
 from dlkit.settings import child_environment
 from tests.small_learner import (
@@ -51,7 +52,7 @@ def _one_thread():
 def _every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report after each step, each group of features and each group of validation pictures."""
     monkeypatch.setattr(training, "REPORT_SECONDS", 0)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(pixels, "EVALUATION_BATCH", 4)
 
 
 class Run:
@@ -279,11 +280,11 @@ def test_strategy_head_on_photos_computes_the_same_features_again(tmp_path):
 CHILD = """
 import sys, torch
 from pathlib import Path
-from dlkit.engine import training
+from dlkit.engine import pixels, training
 from dlkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from tests.test_resume import Run, mixup_learner
 
-training.EVALUATION_BATCH = 4
+pixels.EVALUATION_BATCH = 4
 path, sha256, folder = sys.argv[1:]
 learner = mixup_learner()
 learner.restore(load_checkpoint(Path(path), sha256))

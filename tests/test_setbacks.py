@@ -15,12 +15,13 @@ from torch import nn
 
 from dlkit.data.dataset import Dataset
 from dlkit.data.split import FileSplit
-from dlkit.engine import device, finetuning, training
+from dlkit.engine import device, finetuning, pixels, steps, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.checkpoint import load_checkpoint
 from dlkit.engine.finetuning import Event, finetune
+from dlkit.engine.learner import Learner
 from dlkit.engine.pixels import Pixels, shuffled_batches
-from dlkit.engine.training import Learner, Report, train
+from dlkit.engine.training import Report, train
 from dlkit.errors import DatasetError, DivergedError, MemoryFullError
 from tests.small_learner import (
     UNEVEN,
@@ -275,7 +276,7 @@ def test_resumed_after_memory_ran_out_it_equals_the_run_in_which_it_did(every_st
 @pytest.mark.parametrize("failing", [2, 9])
 def test_features_are_all_computed_in_parts_of_one_size(monkeypatch, failing):
     """The memory runs out in the middle of them, of the checked or the learnt ones: those before are computed again."""
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 5)
+    monkeypatch.setattr(pixels, "EVALUATION_BATCH", 5)
     learner = small_learner(views=2)
     learner.steering = Planned()
     sizes: list[int] = []
@@ -359,13 +360,13 @@ def until_it_fails(kind: type[Exception], config: Any, folder: Path, **rest: Any
 def test_run_that_diverges_leaves_a_checkpoint_of_the_step_before_and_its_best_model(flowers, tmp_path, monkeypatch):
     """And goes on from there at another rate, without the steps before being taken again."""
     config = config_of(strategy="full", head_epochs=1, epochs=2, freeze_batchnorm=False)
-    real = training._gradients
+    real = steps.gradients
 
     def gradients(learner: Learner, *rest: Any) -> tuple[float, float, float]:
         loss, norm, right = real(learner, *rest)
         return (math.nan if learner.step == 7 and learner.config.rate > 0.001 else loss), norm, right
 
-    monkeypatch.setattr(training, "_gradients", gradients)
+    monkeypatch.setattr(steps, "gradients", gradients)
     events, error = until_it_fails(DivergedError, config, tmp_path)
     assert "at step 8." in str(error)
     saved = events[-1].checkpoint
@@ -387,12 +388,12 @@ def test_run_that_diverges_leaves_a_checkpoint_of_the_step_before_and_its_best_m
 
 
 def test_run_that_diverges_in_its_first_epoch_keeps_the_model_from_before(flowers, tmp_path, monkeypatch):
-    real = training._gradients
+    real = steps.gradients
 
     def gradients(learner: Learner, *rest: Any) -> tuple[float, float, float]:
         return (math.nan, 1.0, 0.0) if learner.step == 2 else real(learner, *rest)
 
-    monkeypatch.setattr(training, "_gradients", gradients)
+    monkeypatch.setattr(steps, "gradients", gradients)
     events, _ = until_it_fails(DivergedError, config_of(), tmp_path)
     assert events[-1].checkpoint.step == 2
     about = load_bundle(tmp_path / "model").about

@@ -12,12 +12,15 @@ from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import AUTO_HEAD_EPOCHS, first_phases, parse
-from dlkit.engine import training
+from dlkit.engine import auto
+from dlkit.engine.auto import go_deeper, measure_phase
 from dlkit.engine.finetuning import make_learner
+from dlkit.engine.learner import FULL, HEAD, PARTIAL
 from dlkit.engine.model import build, parameter_count
+from dlkit.engine.phases import DEPTHS, rate_groups
 from dlkit.engine.pixels import shuffled_batches
 from dlkit.engine.stages import SHARES, cut
-from dlkit.engine.training import DEPTHS, FULL, HEAD, PARTIAL, go_deeper, measure_phase, rate_groups, train
+from dlkit.engine.training import train
 from dlkit.errors import ConfigError
 from dlkit.evidence import Format
 from tests.small_learner import CPU, Planned, config_of, few_flowers, same, small_learner, values_of, weights_of
@@ -175,7 +178,7 @@ class Timed:
 def test_auto_goes_as_deep_as_the_time_allows_and_says_so(monkeypatch, minutes, partial, full, plan):
     learner = small_learner(strategy="auto", budget_minutes=minutes)
     learner.steering = Planned()
-    monkeypatch.setattr(training, "measure_phase", Timed(partial=partial, full=full))
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=partial, full=full))
     go_deeper(learner)
     assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), *plan]
     (note,) = learner.steering.notes
@@ -184,7 +187,7 @@ def test_auto_goes_as_deep_as_the_time_allows_and_says_so(monkeypatch, minutes, 
 
 
 def test_auto_trains_the_plan_and_keeps_to_it_when_it_goes_on(monkeypatch):
-    monkeypatch.setattr(training, "measure_phase", Timed(partial=(1, 14), full=(1, 3)))
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=(1, 14), full=(1, 3)))
     learner = small_learner(strategy="auto", budget_minutes=2)
     learner.steering = Planned()
     reports = list(train(learner))
@@ -194,7 +197,7 @@ def test_auto_trains_the_plan_and_keeps_to_it_when_it_goes_on(monkeypatch):
     shares = [report.progress.share for report in reports]
     assert shares == sorted(shares)
 
-    monkeypatch.setattr(training, "measure_phase", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr(auto, "measure_phase", lambda *_: pytest.fail("it was measured again"))
     again = small_learner(strategy="auto", budget_minutes=2)
     again.steering = Planned(on_record=tuple(learner.steering.on_record))
     list(train(again))
@@ -213,7 +216,7 @@ def test_budget_that_is_too_small_for_anything_still_trains_an_epoch_and_says_so
 
 
 def test_auto_that_is_slower_than_it_thought_ends_in_time(monkeypatch):
-    monkeypatch.setattr(training, "measure_phase", Timed(partial=(0, 1), full=(0, 100)))
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=(0, 1), full=(0, 100)))
     learner = small_learner(strategy="auto", budget_minutes=1)
     learner.steering = Planned()
     for report in train(learner):

@@ -21,10 +21,12 @@ from dlkit.data.dataset import Dataset
 from dlkit.engine import finetuning, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.finetuning import Event, Uncontrolled, finetune, make_learner
+from dlkit.engine.learner import Learner
 from dlkit.engine.model import BATCHNORM_LAYERS, pretrained
+from dlkit.engine.phases import Features
 from dlkit.engine.pixels import seeded, shuffled_batches
 from dlkit.engine.prediction import predict
-from dlkit.engine.training import Features, Learner, Report, scores_of, train
+from dlkit.engine.training import Report, scores_of, train
 from dlkit.errors import DivergedError
 from dlkit.runs.artifacts import read_validation
 from tests.small_learner import (

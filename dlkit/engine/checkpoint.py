@@ -21,7 +21,7 @@ FORMAT = 2
 FOLDER = "checkpoints"
 SHORTEST_SECONDS = 5
 #: saving costs at most one part in so many of the time
-PARTS = 50
+PARTS = 100
 
 
 @dataclass(frozen=True)

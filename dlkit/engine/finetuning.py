@@ -21,11 +21,12 @@ from dlkit.data.dataset import Dataset, Split, open_dataset
 from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
+from dlkit.engine.learner import Learner, Room, Steering, Unsteered
 from dlkit.engine.model import parameter_count, pretrained
 from dlkit.engine.pixels import Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 from dlkit.engine.speed import FEATURES, TRAINING, choose
-from dlkit.engine.training import Learner, Room, Scores, Steering, Unsteered, train
+from dlkit.engine.training import Scores, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
 from dlkit.runs.artifacts import Validation, read_description
 from dlkit.runs.records import Point, Progress

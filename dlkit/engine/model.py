@@ -40,6 +40,27 @@ class Classifier(nn.Module):
         return self.head(self.dropout(self.body(images)))
 
 
+class Tail(nn.Module):
+    """The last layers of a classifier: what the layers before them put out → logits (N, C)."""
+
+    def __init__(self, layers: nn.Module, dropout: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.layers, self.dropout, self.head = layers, dropout, head
+
+    def forward(self, activations: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        logits: torch.Tensor = self.head(self.dropout(self.layers(activations)))
+        return logits
+
+    def put_into(self, model: Classifier) -> None:
+        """Give a classifier, from which these layers may have been copied, their weights and buffers."""
+        weights = self.layers.state_dict()
+        if weights.keys() - model.body.state_dict().keys():
+            raise AssertionError("the layers have other names in the network")
+        model.body.load_state_dict(weights, strict=False)
+        model.head.load_state_dict(self.head.state_dict())
+
+
 def build(entry: BackboneEntry, classes: int, *, seed: int = 0, dropout: float = 0.0) -> Classifier:
     """Return the backbone and a head for `classes`, all weights random; torch's global generator is left alone."""
     with _seeded(seed):

@@ -27,6 +27,8 @@ from dlkit.errors import DatasetError, DlkitError
 #: how many batches are decoded before they are asked for; as bytes, one has a quarter of the size of a float32 batch
 AHEAD = 2
 
+EVALUATION_BATCH = 64
+
 
 class Pixels:
     """The pictures of one split as squares; decoded at first use and kept while they fit the budgets.
@@ -155,3 +157,8 @@ def shuffled_batches(count: int, batch_size: int, *key: int) -> list[np.ndarray]
 def plain_batches(count: int, batch_size: int) -> list[np.ndarray]:
     """Return the indices 0..count-1 in order, in batches."""
     return np.array_split(np.arange(count), steps_per_epoch(count, batch_size))
+
+
+def validation_batches(count: int) -> list[np.ndarray]:
+    """Return the indices 0..count-1 in order, in the batches in which pictures are checked."""
+    return plain_batches(count, EVALUATION_BATCH)

@@ -18,8 +18,10 @@ from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import open_dataset
 from dlkit.engine.device import random_state, set_random_state
 from dlkit.engine.finetuning import make_learner
+from dlkit.engine.learner import Learner
+from dlkit.engine.phases import begin_phase, set_modes
 from dlkit.engine.pixels import shuffled_batches
-from dlkit.engine.training import Learner, begin_phase, set_modes, step_at
+from dlkit.engine.steps import step_at
 from dlkit.errors import DivergedError
 from dlkit.runs.records import Progress
 

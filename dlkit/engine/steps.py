@@ -1,0 +1,115 @@
+"""One step of a training: the gradients, looked at before the weights move, and in smaller parts where memory lacks."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dlkit.catalog.augmentations import MIXINGS
+from dlkit.engine.device import is_out_of_memory, random_state, set_random_state
+from dlkit.engine.learner import Learner
+from dlkit.engine.phases import Phase
+from dlkit.engine.pixels import seeded
+from dlkit.engine.speed import TRAINING
+from dlkit.errors import DivergedError
+
+
+def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) -> tuple[float, float, float, int, int]:
+    """Take one step; return its rate, its loss, its gradient norm, how many were right, and how many pictures it saw.
+
+    The loss and the gradients are looked at before the weights are moved. Where the memory is not enough the same step
+    is taken again in smaller parts.
+    """
+    config = learner.config
+    random = random_state(learner.device)
+    statistics = [buffer.clone() for buffer in phase.module.buffers()] if phase.has_learning_batchnorm else []
+
+    def take_back() -> None:
+        set_random_state(learner.device, random)
+        for buffer, old in zip(phase.module.buffers(), statistics, strict=False):
+            buffer.copy_(old)
+
+    while True:
+        parts = -(-len(indices) // learner.micro_batch)
+        try:
+            loss, norm, right = gradients(learner, phase, indices, parts)
+            break
+        except Exception as error:
+            take_back()
+            if not is_out_of_memory(error):
+                raise
+        forget_gradients(learner)
+        learner.shrink(-(-len(indices) // parts))
+    if not math.isfinite(loss + norm):
+        take_back()
+        forget_gradients(learner)
+        what = "the loss was not a finite number" if not math.isfinite(loss) else "the gradients were not finite"
+        raise DivergedError(learner.step + 1, config.rate, what)
+    if config.gradient_clipping:
+        nn.utils.clip_grads_with_norm_(learner.trained.parameters(), config.gradient_clipping, torch.tensor(norm))
+    for optimizer in learner.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["rate_factor"]
+        optimizer.step()
+    if learner.average is not None:
+        learner.average.update_parameters(learner.trained)
+    learner.step += 1
+    learner.batch += 1
+    learner.seen += len(indices)
+    return rate, loss, norm, int(right), len(indices)
+
+
+def gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) -> tuple[float, float, float]:
+    """Fill the gradients of one step, in so many parts; return the loss, the gradients' norm, and how many were right.
+
+    The parts add up to the loss of the whole batch. The numbers are read at once, when all is on its way: on a GPU the
+    processor waits for them while the backward pass still runs.
+    """
+    config = learner.config
+    inputs = phase.inputs(indices, learner.epoch)
+    labels = learner.train.labels[torch.from_numpy(indices)].to(learner.device)
+    targets: torch.Tensor = labels
+    if phase.mixing != "none":
+        with seeded(config.seed, learner.step, len(indices)):
+            inputs, targets = MIXINGS[phase.mixing].build(learner.classes, config.mixing_alpha)(inputs, labels)
+    weights = _class_weights(learner)
+    whole = len(indices) if weights is None or targets is not labels else weights[labels].sum()
+    forget_gradients(learner)
+    losses, rights = [], []
+    for some, wanted, answers in zip(
+        *(tensor.tensor_split(parts) for tensor in (inputs, targets, labels)), strict=True
+    ):
+        with phase.precision(TRAINING):
+            logits = phase.module(some).float()
+        loss = functional.cross_entropy(
+            logits,
+            wanted,
+            weight=weights,
+            label_smoothing=config.label_smoothing,
+            reduction="mean" if parts == 1 else "sum",
+        )
+        if parts > 1:
+            loss = loss / whole
+        loss.backward()
+        losses.append(loss.detach())
+        rights.append((logits.detach().argmax(1) == answers).sum())
+    gradients = [parameter.grad for parameter in learner.trained.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    measured = torch.stack([torch.stack(losses).sum(), norm.float(), torch.stack(rights).sum().float()])
+    loss_value, norm_value, right = measured.tolist()
+    return loss_value, norm_value, right
+
+
+def forget_gradients(learner: Learner) -> None:
+    for optimizer in learner.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _class_weights(learner: Learner) -> torch.Tensor | None:
+    """Return weights (C,) with mean 1 over the training pictures, or None."""
+    if learner.config.class_weights == "none":
+        return None
+    counts = torch.bincount(learner.train.labels, minlength=learner.classes).clamp(min=1)
+    return (len(learner.train) / (learner.classes * counts)).float().to(learner.device)

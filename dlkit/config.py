@@ -34,6 +34,8 @@ CATALOGS: dict[str, Mapping[str, Any]] = {
 OPTIMIZER_SETTINGS = tuple(dict.fromkeys(name for entry in OPTIMIZERS.values() for name in entry.settings))
 SCHEDULE_SETTINGS = tuple(dict.fromkeys(name for entry in SCHEDULES.values() for name in entry.settings))
 AUTO_HEAD_EPOCHS = 12
+#: what settings were called in runs that are on record
+RENAMED = {"feature_views": "views"}
 #: fields that mean something for some strategies only
 STRATEGIES_OF = {
     "epochs": ("head", "partial", "full"),
@@ -62,7 +64,7 @@ def setting(
 
 
 class FinetuneConfig(BaseModel):
-    """One fine-tuning run; two equal configs on one machine give two equal models."""
+    """One fine-tuning run; two equal configs on one machine give two equal models, where no clock decides (auto)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
@@ -110,11 +112,11 @@ class FinetuneConfig(BaseModel):
     views: int | None = setting(
         None,
         "Views per picture",
-        "1: each picture as it is. More: so many less one augmented versions too. Empty: 1 for head, else 2.",
+        "1: each picture as it is, never augmented. More: augmented versions too. Empty: 1 for head, else 2.",
         ge=1,
         le=16,
     )
-    mixing: str = setting("none", "Mixing", "Blend pictures and labels of a batch (full only).")
+    mixing: str = setting("none", "Mixing", "Blend pictures and labels of a batch (full, auto).")
     mixing_alpha: float = setting(0.4, "Mixing strength", "Alpha of the Beta distribution of the shares.", gt=0, le=10)
     schedule: str = setting("one-cycle", "Schedule", "How the learning rate changes during training.")
     weight_decay: float | None = setting(None, "Weight decay", "How strongly weights are pulled to zero.", ge=0, le=1)
@@ -190,7 +192,7 @@ class FinetuneConfig(BaseModel):
         defaults: dict[str, Any] = {**optimizer.settings, **schedule.settings}
         defaults["learning_rate"] = optimizer.learning_rate
         if self.strategy != "full":
-            defaults["views"] = 1 if self.strategy == "head" else 2
+            defaults["views"] = 1 if self.strategy == "head" or self.augmentation == "none" else 2
         defaults["image_size"] = suggested_image_size(self.dataset, self.backbone)
         defaults["name"] = f"{DATASETS[self.dataset].title} · {BACKBONES[self.backbone].title} · {self.strategy}"
         missing = {name: value for name, value in defaults.items() if getattr(self, name) in (None, "")}
@@ -266,7 +268,7 @@ def suggested_image_size(dataset: str, backbone: str) -> int:
 
 def parse(values: Mapping[str, Any]) -> FinetuneConfig:
     """Return the config for `values` (typed or as text); raise ConfigError with a sentence for every problem."""
-    given = {name: _plain(name, value) for name, value in values.items()}
+    given = {RENAMED.get(name, name): _plain(name, value) for name, value in values.items()}
     try:
         return FinetuneConfig.model_validate(given)
     except ValidationError as error:
@@ -398,7 +400,7 @@ def _why_unused(name: str, chosen: Mapping[str, Any]) -> str:
         wanted = " or ".join(STRATEGIES_OF[name])
         return f"{name} means nothing for the strategy {strategy}: it needs {wanted}. Leave it out."
     if name == "mixing_alpha" and chosen["mixing"] == "none":
-        return "mixing_alpha needs mixing to be mixup or cutmix, and the strategy full."
+        return "mixing_alpha needs mixing to be mixup or cutmix, and a strategy in which all layers learn."
     return ""
 
 

@@ -11,6 +11,7 @@ from dlkit import files
 from dlkit.settings import settings
 
 FILE = "speed.json"
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def known_choices() -> dict[str, Choice]:
     """Return all that was measured here, by what it was measured for; nothing where the file is gone or damaged."""
     try:
         found = json.loads((settings().data_folder / FILE).read_text())
-        return {key: Choice(Format(**entry["format"]), entry["rates"]) for key, entry in found.items()}
+        known = {key: Choice(Format(**entry["format"]), entry["rates"]) for key, entry in found.items()}
+        return {key: choice for key, choice in known.items() if choice.format.precision in PRECISIONS}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 

@@ -110,9 +110,9 @@ def test_write_that_fails_says_why_and_leaves_the_one_before(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("longest", "cost", "expected"), [(60, 0.0, 5), (60, 0.2, 10), (60, 1.0, 50), (60, 9.0, 60), (2, 0.0, 2)]
+    ("longest", "cost", "expected"), [(60, 0.0, 5), (60, 0.1, 10), (60, 0.5, 50), (60, 9.0, 60), (2, 0.0, 2)]
 )
-def test_saving_takes_one_part_in_fifty_at_most_unless_the_longest_time_is_over(monkeypatch, longest, cost, expected):
+def test_saving_takes_one_part_in_a_hundred_unless_the_longest_time_is_over(monkeypatch, longest, cost, expected):
     now = [100.0]
     monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: now[0])
     cadence = Cadence(longest)

@@ -115,7 +115,8 @@ def test_trial_is_made_once_and_leaves_no_trace(measuring, monkeypatch, task):
     before, random = {key: value.clone() for key, value in network.state_dict().items()}, torch.get_rng_state()
     choice = speed.choose(task, "small", network, 16, CPU, "auto")
     assert str(choice.format) in choice.rates
-    assert choice.images_per_second == max(choice.rates.values())
+    others = {form: rate for form, rate in choice.rates.items() if form != str(PLAIN)}
+    assert choice.images_per_second == max(others.values()), "what everyone writes is there to compare with"
     assert "× plain" in str(choice)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import AUTO_HEAD_EPOCHS, first_phases, parse
-from dlkit.engine import auto
+from dlkit.engine import auto, steps
 from dlkit.engine.auto import go_deeper, measure_phase
 from dlkit.engine.finetuning import make_learner
 from dlkit.engine.learner import FULL, HEAD, PARTIAL
@@ -23,7 +24,18 @@ from dlkit.engine.stages import SHARES, cut
 from dlkit.engine.training import train
 from dlkit.errors import ConfigError
 from dlkit.evidence import Format
-from tests.small_learner import CPU, Planned, config_of, few_flowers, same, small_learner, values_of, weights_of
+from dlkit.runs.records import Change
+from tests.small_learner import (
+    CPU,
+    Planned,
+    config_of,
+    few_flowers,
+    same,
+    small_learner,
+    values_of,
+    weights_of,
+    wrong_answers,
+)
 
 SMALLEST = {"swin-t": 224, "vit-b-16": 224, "tiny-vit-5m": 224}  # of the others 64 pixels are enough
 
@@ -178,6 +190,7 @@ class Timed:
 def test_auto_goes_as_deep_as_the_time_allows_and_says_so(monkeypatch, minutes, partial, full, plan):
     learner = small_learner(strategy="auto", budget_minutes=minutes)
     learner.steering = Planned()
+    learner.phase_epoch = AUTO_HEAD_EPOCHS
     monkeypatch.setattr(auto, "measure_phase", Timed(partial=partial, full=full))
     go_deeper(learner)
     assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), *plan]
@@ -215,6 +228,68 @@ def test_budget_that_is_too_small_for_anything_still_trains_an_epoch_and_says_so
     assert learner.steering.notes
 
 
+def test_features_that_take_half_of_the_time_do_not_end_the_head(monkeypatch):
+    """Before the first epoch everything is computed once, which is no measure of the next."""
+    learner = small_learner(strategy="auto", budget_minutes=0.05)
+    learner.steering, body = Planned(), learner.model.body
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=(0, 100), full=(0, 100)))
+    body.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+    list(train(learner))
+    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS)]
+
+
+def test_epoch_of_all_layers_is_not_begun_where_it_would_not_fit(monkeypatch):
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=(1, 1), full=(1, 15)))
+    learner = small_learner(strategy="auto", budget_minutes=1)
+    learner.steering = Planned()
+    for report in train(learner):
+        if report.scores and learner.place == 1:
+            learner.seconds_before = 46
+    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), (PARTIAL, 4)] or learner.phases[1][1] <= 4
+    assert FULL not in dict(learner.phases)
+    assert "the time is up" in learner.steering.notes[-1]
+
+
+def test_early_stopping_of_the_head_is_not_the_end_of_auto(monkeypatch):
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=(0, 1), full=(0, 1e6)))
+    learner = small_learner(wrong_answers(), strategy="auto", budget_minutes=60, early_stopping=1)
+    learner.steering = Planned()
+    list(train(learner))
+    assert [kind for kind, _ in learner.phases] == [HEAD, PARTIAL]
+    assert learner.phases[0][1] < AUTO_HEAD_EPOCHS
+
+
+def test_memory_that_is_too_small_for_all_layers_leaves_auto_with_what_fits(monkeypatch):
+    """What is measured is tried in smaller parts; where not one picture fits, it counts as too slow."""
+    learner = small_learner(strategy="auto", budget_minutes=60)
+    learner.steering, real = Planned(), steps.gradients
+
+    def gradients(one: Any, phase: Any, *rest: Any) -> Any:
+        if phase.title == "all layers":
+            raise torch.OutOfMemoryError
+        return real(one, phase, *rest)
+
+    monkeypatch.setattr(steps, "gradients", gradients)
+    list(train(learner))
+    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), (PARTIAL, 12)]
+    assert learner.micro_batch >= 8
+
+
+def test_freezing_and_unfreezing_the_head_of_auto_decides_nothing(monkeypatch):
+    monkeypatch.setattr(auto, "measure_phase", Timed(partial=(0, 1), full=(0, 1e6)))
+    learner = small_learner(strategy="auto", budget_minutes=60)
+    learner.steering = Planned({2: ("frozen", True), 9: ("frozen", False)})
+    list(train(learner))
+    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), (PARTIAL, 12)]
+
+
+def test_plan_of_an_attempt_that_was_killed_does_not_replace_a_later_one():
+    learner = small_learner(strategy="auto")
+    learner.apply(Change(7, "plan", [["head", 3], ["partial", 2]], 10, "worker"))
+    learner.apply(Change(5, "plan", [["head", 12], ["full", 9]], 48, "worker"))
+    assert learner.phases == [(HEAD, 3), (PARTIAL, 2)]
+
+
 def test_auto_that_is_slower_than_it_thought_ends_in_time(monkeypatch):
     monkeypatch.setattr(auto, "measure_phase", Timed(partial=(0, 1), full=(0, 100)))
     learner = small_learner(strategy="auto", budget_minutes=1)
@@ -235,7 +310,7 @@ def test_more_epochs_of_an_ended_auto_run_are_not_ended_by_the_time():
     state = copy.deepcopy(learner.state())
     more = small_learner(strategy="auto", budget_minutes=1e-6)
     more.restore(state)
-    more.steering = Planned({learner.step: ("epochs", learner.config.epochs + 3)}, tuple(learner.steering.on_record))
+    more.steering = Planned({learner.step: ("more", 3)}, tuple(learner.steering.on_record))
     list(train(more))
     assert more.epoch == done + 3
 

@@ -172,7 +172,12 @@ def test_kept_features_equal_the_forward_pass(flowers, view):
 
 
 @pytest.mark.parametrize(
-    ("values", "views"), [({"views": 3}, {None, 1, 2}), ({"augmentation": "none", "views": 3}, {None})]
+    ("values", "views"),
+    [
+        ({"views": 3}, {None, 1, 2}),
+        ({"augmentation": "none", "views": 3}, {None, 1, 2}),
+        ({"augmentation": "none"}, {None}),
+    ],
 )
 def test_each_picture_passes_the_backbone_once_a_view(values, views):
     learner = small_learner(epochs=7, **values)

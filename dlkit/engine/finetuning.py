@@ -104,7 +104,7 @@ def finetune(
     yield Event(Progress("opening the pictures"))
     config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
     learner = make_learner(config, dataset)
-    learner.steering, learner.seconds_before = control, seconds_before
+    learner.steering = control
     if state is not None:
         learner.restore(state)
     yield Event(Progress("looking at the first pictures"), step=learner.step)
@@ -163,9 +163,11 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     preprocessing = preprocessing_of(entry, config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     half = Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, settings().data_folder / "cache")
+    # a head on one view looks at each picture once
+    of_pixels = Room(0.0) if config.strategy == "head" and config.views == 1 else half
     share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
-    train_pixels = _pixels(config, dataset.train, preprocessing, augment, half, share)
-    validation_pixels = _pixels(config, dataset.val, preprocessing, None, half, 1 - share)
+    train_pixels = _pixels(config, dataset.train, preprocessing, augment, of_pixels, share)
+    validation_pixels = _pixels(config, dataset.val, preprocessing, None, of_pixels, 1 - share)
     learner = Learner(config, model, train_pixels, validation_pixels, device, room=half)
     for task in (FEATURES, TRAINING) if config.strategy != "head" else (FEATURES,):
         choice = choose(task, entry.name, model.body, preprocessing.size, device, config.precision)
@@ -215,7 +217,7 @@ class Keeper:
             "config": config.model_dump(mode="json"),
         }
         preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
-        model = copy.deepcopy(learner.model_to_keep())
+        model = copy.deepcopy(learner.model_to_keep()).cpu()
         bundle = Bundle(model, config.backbone, dataset.classes, preprocessing, about)
         labels = learner.validation.labels.numpy()
         validation = None if scores is None else Validation(labels, scores.probabilities)

@@ -84,7 +84,10 @@ class Learner:
     formats: dict[str, Format] = field(default_factory=dict)  # by task; REFERENCE where none is given
     has_budget: bool = False  # whether time decides when it ends
     room: Room = field(default_factory=Room)
-    seconds_before: float = 0.0  # that earlier attempts were at work
+    is_planned: bool = False  # whether it is decided what follows the head
+    plan_number: int = 0  # of the change that decided it
+    seconds_before: float = 0.0  # that earlier attempts have trained; counted only where time decides
+    epoch_seconds: dict[str, float] = field(default_factory=dict)  # by kind of phase, as measured in this process
     trained: nn.Module = field(init=False)
     average: AveragedModel | None = None
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
@@ -181,6 +184,7 @@ class Learner:
             "formats": {task: asdict(form) for task, form in self.formats.items()},
             "random": random_state(self.device),
             "threads": torch.get_num_threads(),
+            "seconds": self.seconds if self.has_budget else 0.0,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -191,6 +195,7 @@ class Learner:
         self.phases = [(kind, epochs) for kind, epochs in state["phases"]]
         self.applied = set(state["applied"])
         self.formats = {task: Format(**form) for task, form in state["formats"].items()}
+        self.seconds_before = state["seconds"]
         self.train.use(AUGMENTATIONS[self.config.augmentation].build)
         torch.set_num_threads(state["threads"])  # another number adds up in another order
         self._restored = state
@@ -213,21 +218,30 @@ class Learner:
         elif change.what == "frozen":
             self._freeze(change.value)
         elif change.what == "plan":
-            self.phases = [(kind, epochs) for kind, epochs in change.value]
+            if change.number >= self.plan_number:  # an attempt that was killed may have decided later otherwise
+                self.phases = [(kind, epochs) for kind, epochs in change.value]
+                self.is_planned, self.plan_number = True, change.number
+        elif change.what == "more":
+            self._learn_more(change.value)
         else:
             more = change.value - self.config.epochs if change.what == "epochs" else 0
             self.config = self.config.model_copy(update={change.what: change.value})
             if more:
-                self.has_budget = False  # who asks for more has the time
-                kind, epochs = self.phases[-1]
-                self.phases[-1] = kind, epochs + more
-                if self.place == len(self.phases) - 1:
-                    self.patience.waited = 0
+                self._learn_more(more)
             if change.what == "augmentation":
                 self.train.use(AUGMENTATIONS[change.value].build)
 
+    def _learn_more(self, epochs: int) -> None:
+        self.has_budget = False  # who asks for more has the time
+        kind, planned = self.phases[-1]
+        self.phases[-1] = kind, planned + epochs
+        if self.place == len(self.phases) - 1:
+            self.patience.waited = 0
+
     def _freeze(self, is_frozen: bool) -> None:
         self.is_frozen = is_frozen
+        if self.has_budget and not self.is_planned:  # what follows the head is decided when it has learnt
+            return
         if self.phases[self.place][0] == HEAD and not is_frozen:  # what is left of it is for all layers
             left = self.phase_epochs - self.phase_epoch
             self.phases[self.place] = HEAD, self.phase_epoch
@@ -259,6 +273,8 @@ POSITION = (
     "micro_batch",
     "is_begun",
     "has_budget",
+    "is_planned",
+    "plan_number",
 )
 
 

@@ -73,6 +73,10 @@ class Features:
         done = self._is_done.get(view)
         self._pixels.expect([group for group in self._groups_of(view) if done is None or not done[group].all()])
 
+    def is_complete(self, view: int | None) -> bool:
+        """Tell whether the outputs of this view are computed for all pictures."""
+        return view in self._is_done and bool(self._is_done[view].all())
+
     def forget_augmented(self) -> None:
         """Compute the augmented views anew at the next use."""
         for view in self._kept.keys() - {None, 0}:
@@ -147,6 +151,10 @@ class Phase:
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
         """Take note of the batches that are to come in this epoch of the run, so that they are decoded ahead."""
 
+    def is_prepared(self, epoch: int) -> bool:
+        """Tell whether all that must be done once for this epoch of the run is done."""
+        return True
+
     def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
         """Do what must be done once for these pictures; tell how many are done, and of how many."""
         return iter(())
@@ -192,6 +200,10 @@ class KeptPhase(Phase):
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
         """Let what is not computed yet be decoded ahead."""
         self._features.expect(epoch % self._views)
+
+    def is_prepared(self, epoch: int) -> bool:
+        """Tell whether everything was computed."""
+        return self._features.is_complete(epoch % self._views) and self._validation.is_complete(None)
 
     def prepare(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[int, int]]:
         """Compute what is missing."""
@@ -294,7 +306,7 @@ def views(config: FinetuneConfig, kind: str) -> int:
     A head that is only the beginning has one.
     """
     is_beginning = kind == HEAD and config.strategy != HEAD
-    return 1 if is_beginning or config.augmentation == "none" or config.views is None else config.views
+    return 1 if is_beginning or config.views is None else config.views
 
 
 def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:

@@ -15,13 +15,17 @@ PICTURES = 16
 
 
 def augmented_batch(dataset: Dataset, config: FinetuneConfig, view: int) -> list[Image.Image]:
-    """Return PICTURES training pictures, of the classes by turns, as they enter the network in epoch `view`."""
+    """Return PICTURES training pictures, of the classes by turns, as they enter the network in epoch `view`.
+
+    Where a frozen network's outputs are kept, view 0 has the pictures as they are; others are augmented.
+    """
     config = config.resolved()
+    seen = view if config.strategy == "full" else view % (config.views or 1) or None
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     pixels = Pixels(dataset.train, preprocessing, augment, config.seed, budget_mb=0, threads=1)
     indices = _from_every_class(dataset, PICTURES)
-    batch = pixels.batch(indices, view, torch.device("cpu"))
+    batch = pixels.batch(indices, seen, torch.device("cpu"))
     mix = MIXINGS[config.mixing].build(len(dataset.classes), config.mixing_alpha)
     if mix is not None:
         with seeded(config.seed, view, len(indices)):

@@ -18,7 +18,7 @@ from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import open_dataset
 from dlkit.engine.device import random_state, set_random_state
 from dlkit.engine.finetuning import make_learner
-from dlkit.engine.learner import Learner
+from dlkit.engine.learner import PARTIAL, Learner
 from dlkit.engine.phases import begin_phase, set_modes
 from dlkit.engine.pixels import shuffled_batches
 from dlkit.engine.steps import step_at
@@ -76,7 +76,10 @@ def sweep(learner: Learner, steps: int = STEPS) -> Iterator[Sweep]:
         learner.validation,
         learner.device,
     )
-    trial.formats, trial.place = learner.formats, len(trial.phases) - 1
+    trial.formats, trial.room = learner.formats, learner.room
+    if trial.has_budget:  # the rate is for the layers that follow the head, too
+        trial.phases, trial.has_budget = [(PARTIAL, 1)], False
+    trial.place = len(trial.phases) - 1
     yield from _apart(_steps(trial, growing_rates(steps)), learner.device)
 
 

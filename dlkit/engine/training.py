@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dlkit.config import FinetuneConfig, learning_rates
 from dlkit.engine.auto import end_in_time, go_deeper
-from dlkit.engine.learner import FULL, HEAD, Learner, Sums
+from dlkit.engine.learner import FULL, Learner, Sums
 from dlkit.engine.phases import Phase, begin_phase, forward, set_modes, views
 from dlkit.engine.pixels import shuffled_batches, validation_batches
 from dlkit.engine.speed import FEATURES
@@ -70,7 +70,7 @@ def train(learner: Learner) -> Iterator[Report]:
             learner.is_begun = True
             yield clock.scored(phase, scores)
         yield from _run(learner, phase, clock)
-        if learner.has_budget and learner.phases == [(HEAD, learner.phase_epoch)]:
+        if learner.has_budget and not learner.is_planned:
             yield clock.report(phase, "measuring how deep the time allows to go")
             go_deeper(learner)
         if learner.place + 1 == len(learner.phases):
@@ -81,11 +81,11 @@ def train(learner: Learner) -> Iterator[Report]:
 def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
     """Run the epochs of one phase that are left, fewer where it stops early."""
     while True:
-        begun = time.perf_counter()
         if learner.batch == 0:
             _steer(learner, phase, is_epoch_start=True)
             if learner.phase_epoch >= learner.phase_epochs or learner.patience.is_over:
                 return
+        begun, is_typical = time.perf_counter(), learner.batch == 0 and phase.is_prepared(learner.epoch)
         config = learner.config
         set_modes(learner, phase)
         batches = shuffled_batches(len(learner.train), config.batch_size, config.seed, learner.epoch)
@@ -109,7 +109,9 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
         if learner.plateau:
             learner.plateau.observe(scores.loss)
         yield clock.scored(phase, scores)
-        end_in_time(learner, time.perf_counter() - begun)
+        if is_typical:
+            learner.epoch_seconds[learner.phases[learner.place][0]] = time.perf_counter() - begun
+        end_in_time(learner)
 
 
 def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None:

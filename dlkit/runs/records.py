@@ -155,7 +155,7 @@ class Change:
     """What was changed while the run went on: from the step after `step` on; None while it is still to come.
 
     `what` is a field of the config, "frozen" (the backbone learns no more), "micro_batch" (pictures at a time) or
-    "plan" (the phases and their epochs).
+    "plan" (the phases and their epochs), or "more" (so many epochs after those of the plan).
     """
 
     number: int
@@ -192,6 +192,8 @@ def in_words(what: str, value: Any) -> str:
         return "a frozen backbone" if value else "a backbone that learns"
     if what == "micro_batch":
         return f"at most {value} pictures at a time"
+    if what == "more":
+        return f"{value} epochs more"
     if what == "plan":
         return " · ".join(f"{epochs} epochs {kind}" for kind, epochs in value)
     return f"{what.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{what.replace('_', ' ')} {value}"

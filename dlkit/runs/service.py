@@ -240,6 +240,8 @@ def go_on(run_id: str, epochs: int | str, actor: str = LOCAL_USER, seen: int | N
     if config is None or (found.has_ended and not store().checkpoints(run_id)):
         raise RunError("This run has kept nothing to continue from. Launch it again with more epochs.")
     more = _whole(epochs, "Epochs to continue for")
+    if more > 0 and config.strategy == "auto":
+        return _started(store().add_change(run_id, "more", more, actor, (State.STOPPED, State.SUCCEEDED), seen))
     if more == 0 and found.state == State.STOPPED:
         return _started(store().requeue(run_id, "continue", (State.STOPPED,), actor, seen))
     return change(run_id, "epochs", config.epochs + more, actor, (State.STOPPED, State.SUCCEEDED), seen)
@@ -268,6 +270,8 @@ def change(
         if value == (frozen[-1] if frozen else config.strategy == "head"):
             raise RunError(f"The backbone {'is frozen' if value else 'learns'} already.")
     else:
+        if what == "epochs" and config.strategy == "auto":
+            raise RunError("Of this run the time decides how many epochs it has. Let it end, then continue it.")
         changed = parse({**config.model_dump(mode="json"), what: value})
         value = getattr(changed, what)
         if value is None or (what == "epochs" and value <= config.epochs):

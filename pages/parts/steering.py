@@ -77,15 +77,17 @@ def show_changes(run: Run) -> None:
     with st.form(f"change_{key}", border=False):
         st.text_input("Learning rate", f"{config.rate:g}", key=f"rate_{key}", help="From the next step on.")
         names = list(AUGMENTATIONS)
+        of_one_view = " With one view the head sees each picture as it is." if config.views == 1 else ""
         st.selectbox(
             "Augmentation",
             names,
             names.index(config.augmentation),
             format_func=lambda name: AUGMENTATIONS[name].title,
             key=f"augmentation_{key}",
-            help="From the next step on.",
+            help=f"From the next step on.{of_one_view}",
         )
-        st.text_input("Epochs", str(config.epochs), key=f"epochs_{key}", help="More than were planned.")
+        if config.strategy != "auto":
+            st.text_input("Epochs", str(config.epochs), key=f"epochs_{key}", help="More than were planned.")
         st.checkbox("The backbone learns too", not is_frozen, key=f"learns_{key}", help="From the next epoch on.")
         verb = partial(_change, run, config, is_frozen, key)
         st.form_submit_button("Change", type="primary", on_click=act, args=(run.id, verb, "change"))
@@ -94,12 +96,13 @@ def show_changes(run: Run) -> None:
 
 def _change(run: Run, config: FinetuneConfig, is_frozen: bool, key: str) -> None:
     """Change what the form has other than the config that was drawn, all or nothing."""
-    form = {what: st.session_state[f"{what}_{key}"] for what in ("rate", "augmentation", "epochs", "learns")}
+    state = st.session_state
     # first the epochs, as not all that are a number will do
-    asked: dict[str, object] = {"epochs": form["epochs"].strip(), "learning_rate": form["rate"].strip() or "nothing"}
-    asked |= {"augmentation": form["augmentation"], "frozen": not form["learns"]}
     drawn: dict[str, object] = {"epochs": str(config.epochs), "learning_rate": f"{config.rate:g}"}
     drawn |= {"augmentation": config.augmentation, "frozen": is_frozen}
+    asked: dict[str, object] = {"epochs": state.get(f"epochs_{key}", str(config.epochs)).strip()}
+    asked |= {"learning_rate": state[f"rate_{key}"].strip() or "nothing"}
+    asked |= {"augmentation": state[f"augmentation_{key}"], "frozen": not state[f"learns_{key}"]}
     asked = {what: value for what, value in asked.items() if value != drawn[what]}
     parse({**config.model_dump(mode="json"), **{what: value for what, value in asked.items() if what != "frozen"}})
     for what, value in asked.items():

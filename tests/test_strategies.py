@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import AUTO_HEAD_EPOCHS, first_phases, parse
+from dlkit.config import AUTO_HEAD_EPOCHS, SHARES, first_phases, parse
 from dlkit.engine import training
 from dlkit.engine.finetuning import make_learner
 from dlkit.engine.model import build, parameter_count
 from dlkit.engine.pixels import shuffled_batches
-from dlkit.engine.stages import SHARES, cut
+from dlkit.engine.stages import cut
 from dlkit.engine.training import DEPTHS, FULL, HEAD, PARTIAL, go_deeper, measure_phase, rate_groups, train
 from dlkit.errors import ConfigError
 from dlkit.evidence import Format

@@ -27,28 +27,34 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES, Plateau
-from dlkit.config import FinetuneConfig, first_phases, learning_rates, parse, steps_per_epoch
+from dlkit.config import (
+    EVALUATION_BATCH,
+    TIME_IN_USE,
+    FinetuneConfig,
+    first_phases,
+    later_phases,
+    learning_rates,
+    parse,
+    steps_per_epoch,
+    views,
+)
 from dlkit.engine.device import is_out_of_memory, random_state, release_memory, set_random_state
 from dlkit.engine.model import Classifier, freeze_batchnorm
 from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
 from dlkit.engine.rows import Rows
-from dlkit.engine.speed import DTYPES, FEATURES, TRAINING, Frozen
+from dlkit.engine.speed import DTYPES, Frozen
 from dlkit.engine.stages import cut
 from dlkit.errors import DivergedError, DlkitError, MemoryFullError
-from dlkit.evidence import REFERENCE, Format
+from dlkit.evidence import FEATURES, REFERENCE, TRAINING, Format
 from dlkit.runs.records import Change, Point, Progress
 
 REPORT_SECONDS = 0.2
-EVALUATION_BATCH = 64
 #: what an epoch costs where computing the features once costs 1: of the head, of the last layers, of all layers
 COSTS = {"head": 0.03, "partial": 1.0, "full": 3.5}
 HEAD, PARTIAL, FULL = "head", "partial", "full"
 TITLES = {HEAD: "head", PARTIAL: "last layers", FULL: "all layers"}
 AUTO = "auto"
-#: least and most epochs of the strategy auto; the last layers get the least where all layers follow
-PARTIAL_EPOCHS, FULL_EPOCHS = (4, 12), (3, 10)
-TIME_IN_USE = 0.92  # of what is left of the time: the rest is for what was not measured
-CHECKING_COST = 0.35  # of a picture that is only looked at, where one that is learnt from costs 1
+MEASURED_BATCHES = 2  # of what is kept: the first time a network has to choose its kernels
 DEPTHS = 4  # into how many parts, from the first layers to the last, a backbone is divided for their learning rates
 
 
@@ -467,6 +473,7 @@ class KeptPhase(Phase):
         if form != REFERENCE:
             frozen = Frozen(network, form, learner.validation.batch(np.array([0]), None, learner.device))
         dtype = torch.float32 if kind == HEAD else DTYPES[form.precision]
+        self.frozen, self._dtype = frozen, dtype
         self._features = Features(learner, learner.train, frozen, dtype, self._views)
         self._validation = Features(learner, learner.validation, frozen, dtype)
 
@@ -485,6 +492,10 @@ class KeptPhase(Phase):
     def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:
         """Return the frozen network's outputs for the pictures as they are."""
         return self._validation.of(indices, None)
+
+    def row_bytes(self, indices: np.ndarray) -> float:
+        """Return how many bytes are kept of each of these pictures and view 0."""
+        return self.inputs(indices, 0).numel() * self._dtype.itemsize / len(indices)
 
     def change_augmentation(self) -> None:
         """Forget what was computed of the pictures as they were augmented."""
@@ -590,15 +601,6 @@ def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) 
 PHASES: dict[str, Callable[[Learner], Phase]] = {HEAD: HeadPhase, PARTIAL: PartialPhase, FULL: FullPhase}
 
 
-def views(config: FinetuneConfig, kind: str) -> int:
-    """Return of how many versions of each picture a phase keeps a frozen network's outputs: itself, and augmented ones.
-
-    A head that is only the beginning has one.
-    """
-    is_beginning = kind == HEAD and config.strategy != HEAD
-    return 1 if is_beginning or config.augmentation == "none" or config.views is None else config.views
-
-
 def train(learner: Learner) -> Iterator[Report]:
     """Train by the config and report: the untrained head's scores, then the steps, and scores after each epoch.
 
@@ -676,11 +678,7 @@ def go_deeper(learner: Learner) -> None:
     if left > 0:
         once, epoch = measure_phase(learner, PARTIAL)
         _, full_epoch = measure_phase(learner, FULL)
-        full = int((left - once - PARTIAL_EPOCHS[0] * epoch) / full_epoch)
-        if full >= FULL_EPOCHS[0]:
-            plan += [(PARTIAL, PARTIAL_EPOCHS[0]), (FULL, min(full, FULL_EPOCHS[1]))]
-        elif left >= once + epoch:
-            plan += [(PARTIAL, min(int((left - once) / epoch), PARTIAL_EPOCHS[1]))]
+        plan += later_phases(left, once, epoch, full_epoch)
         costs = f"an epoch of the last layers takes about {epoch:.3g} s, one of all layers {full_epoch:.3g} s"
         parts = [f"{epochs} of {TITLES[kind]}" for kind, epochs in plan[len(learner.phases) :]]
         note = f"{costs}: {' and then '.join(parts) or 'neither fits into the time'}"
@@ -699,31 +697,65 @@ def end_in_time(learner: Learner, seconds: float) -> None:
         learner.apply(learner.steering.record("plan", [list(part) for part in plan], learner.step, note))
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What a phase costs for one picture, in seconds: once, for what it keeps; in a step; and when it is checked."""
+
+    once: float
+    step: float
+    check: float
+
+
 def measure_phase(learner: Learner, kind: str) -> tuple[float, float]:
     """Return how many seconds a phase takes once, for what it keeps, and then for each epoch with its validation.
 
-    It is tried with one batch on a copy, and leaves no trace: neither in the weights nor in a generator.
+    It is tried with a few batches on a copy, and leaves no trace: neither in the weights nor in a generator.
     """
     random = random_state(learner.device)
+    copied, phase = phase_apart(learner, kind)
+    costs = time_phase(copied, phase)
+    set_random_state(learner.device, random)
+    train, checked = len(copied.train), len(copied.validation)
+    return costs.once * (views(copied.config, kind) * train + checked), costs.step * train + costs.check * checked
+
+
+def phase_apart(learner: Learner, kind: str) -> tuple[Learner, Phase]:
+    """Return a copy of the learner that has begun this phase and no other; the pictures are shared."""
     copied = Learner(learner.config, copy.deepcopy(learner.model), learner.train, learner.validation, learner.device)
     copied.formats, copied.micro_batch, copied.room = learner.formats, learner.micro_batch, learner.room
     copied.phases = [(kind, 1)]
     phase = begin_phase(copied)
     set_modes(copied, phase)
-    indices = shuffled_batches(len(copied.train), copied.config.batch_size, copied.config.seed, 0)[0]
-    started = time.perf_counter()
-    pictures = max((total for _, total in phase.prepare(indices, 0)), default=0)
-    once = (time.perf_counter() - started) / max(1, pictures)
+    return copied, phase
+
+
+def time_phase(copied: Learner, phase: Phase, pictures: int | None = None) -> Costs:
+    """Return what a phase of a copy costs; `pictures` is how many go into its steps, a batch where it is not given.
+
+    It draws from torch's generators.
+    """
+    batches = shuffled_batches(len(copied.train), copied.config.batch_size, copied.config.seed, 0)
+    once = 0.0
+    for batch in batches[:MEASURED_BATCHES]:
+        started = time.perf_counter()
+        done = max((total for _, total in phase.prepare(batch, 0)), default=0)
+        once = (time.perf_counter() - started) / max(1, done) if done else once
+    indices = batches[0][:pictures]
+    inputs = phase.inputs(indices, 0)
+    step = _quickest(lambda: _gradients(copied, phase, indices, -(-len(indices) // copied.micro_batch)))
+    module = copied.kept()
+    check = _quickest(lambda: forward(copied, module, inputs, phase.precision(FEATURES)).sum().item())
+    return Costs(once, step / len(indices), check / len(indices))
+
+
+def _quickest(work: Callable[[], object]) -> float:
+    """Return the seconds of the quicker of two runs; `work` waits for the device."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        _gradients(copied, phase, indices, -(-len(indices) // copied.micro_batch))
+        work()
         seconds.append(time.perf_counter() - started)
-    set_random_state(learner.device, random)
-    checked = len(copied.validation)
-    kept = views(copied.config, kind) * len(copied.train) + checked if pictures else 0
-    per_picture = min(seconds) / len(indices)
-    return once * kept, per_picture * (len(copied.train) + CHECKING_COST * checked)
+    return min(seconds)
 
 
 def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None:

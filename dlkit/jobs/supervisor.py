@@ -18,6 +18,7 @@ from typing import IO
 
 from dlkit import files, locks, machine
 from dlkit.errors import StoreError
+from dlkit.evidence import worker_threads
 from dlkit.runs import service
 from dlkit.runs.records import Failure, Kind, Run, Slot, State, Wish
 from dlkit.settings import settings
@@ -206,11 +207,6 @@ class Warm:
         environment = {**_common_environment(), "OPENBLAS_NUM_THREADS": "1"}
         log = settings().folder() / "supervisor.log"
         self._process = service.start_process(["dlkit.jobs.warm"], log, environment, subprocess.PIPE)
-
-
-def worker_threads() -> int:
-    """Return how many CPU threads a worker uses: what the settings say, or its share of all cores but the server's."""
-    return settings().worker_threads or max(1, (machine.cores() - 1) // settings().cpu_slots)
 
 
 def _worker_environment(run: Run) -> dict[str, str]:

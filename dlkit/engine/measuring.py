@@ -1,0 +1,198 @@
+"""What the parts of a training cost on this machine: a few batches, timed and weighed by the training's own functions.
+
+What is found goes to `dlkit.evidence`, from which `dlkit.estimate` tells without torch what a run will take. Where the
+pretrained weights are not here it measures the same network with random ones; where the pictures are not, drawn ones.
+"""
+
+import copy
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from dlkit import evidence
+from dlkit.catalog.augmentations import AUGMENTATIONS
+from dlkit.catalog.backbones import BACKBONES
+from dlkit.config import FinetuneConfig
+from dlkit.data.dataset import is_here, open_dataset
+from dlkit.data.weights import has_weights
+from dlkit.engine.device import random_state, set_random_state
+from dlkit.engine.finetuning import assemble, choose_formats
+from dlkit.engine.model import build, pretrained
+from dlkit.engine.pixels import Pixels, shuffled_batches
+from dlkit.engine.preprocess import preprocessing_of
+from dlkit.engine.speed import place_of
+from dlkit.engine.training import (
+    FULL,
+    HEAD,
+    MEASURED_BATCHES,
+    PARTIAL,
+    KeptPhase,
+    Learner,
+    Phase,
+    phase_apart,
+    step_at,
+    time_phase,
+)
+from dlkit.errors import ConfigError
+from dlkit.runs.records import Progress
+
+DRAWN = "shapes"  # stands in for a data set that is not here
+PICTURES = 16  # in a step that is timed; a step's cost for a picture hardly depends on how many are in it
+HEAD_STEPS = 20
+WEIGHED = (2, 4)  # pictures: the difference is what two more need
+
+Costs = dict[str, dict[str, float]]
+
+
+def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progress]:
+    """Measure the parts of a run of this config, all strategies, and remember them; leaves no other trace.
+
+    `starting_seconds` is how long this process has needed until now, importing torch among it.
+    """
+    begun = time.perf_counter()
+    yield Progress("opening the pictures")
+    config, entry = config.resolved(), BACKBONES[config.backbone]
+    dataset = open_dataset(config.dataset if is_here(config.dataset) else DRAWN)
+    make = pretrained if has_weights(entry) else build
+    learner = assemble(config, dataset, make(entry, len(dataset.classes), seed=config.seed))
+    where = partial(evidence.key_of, where=place_of(learner.device))
+    weights_mb = 4 * sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6
+    start = {
+        "seconds": starting_seconds + time.perf_counter() - begun,
+        "memory_mb": psutil.Process().memory_info().rss / 1e6 - weights_mb,
+    }
+    yield Progress("trying number formats", 0.2)
+    choose_formats(learner)
+    random = random_state(learner.device)
+    yield Progress("reading pictures", 0.5)
+    costs: Costs = time_pictures(learner)
+    if not is_here(config.dataset):
+        costs = {what: numbers for what, numbers in costs.items() if not what.startswith("pictures")}
+    plain, light = (
+        costs[evidence.augmenting(name, _size(config))]["seconds"] for name in ("none", config.augmentation)
+    )
+    for place, kind in enumerate((HEAD, PARTIAL, FULL), start=3):
+        yield Progress(f"measuring a step: {kind}", place / 6)
+        try:
+            found, start_of_head = weigh(learner, kind, plain, light)
+        except ConfigError:  # a network that cannot be cut
+            continue
+        start |= start_of_head
+        costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.unfreeze_from)] = found
+    set_random_state(learner.device, random)
+    costs["a start"] = start
+    evidence.remember_costs({where(what): numbers for what, numbers in costs.items()})
+    yield Progress("done", 1.0, 0.0)
+
+
+def time_pictures(learner: Learner) -> Costs:
+    """Return the seconds of one picture: to decode it, and to read and augment what is decoded."""
+    config, pixels, size = learner.config, learner.train, _size(learner.config)
+    batches = shuffled_batches(len(pixels), config.batch_size, config.seed, 0)
+    indices = np.concatenate(batches[:MEASURED_BATCHES])  # those that the phases are timed with
+    first, others = indices[:1], indices[1:]
+    _seconds(pixels, first, None, learner.device)  # the first one starts the threads
+    cold = _seconds(pixels, others, None, learner.device)
+    plain = min(_seconds(pixels, others, None, learner.device) for _ in range(2))
+    costs: Costs = {
+        evidence.pictures_of(config.dataset, _resize(config)): {"decode": max(0.0, cold - plain) / len(others)}
+    }
+    for name, entry in AUGMENTATIONS.items():
+        pixels.use(entry.build)
+        seconds = plain if name == "none" else _seconds(pixels, others[:PICTURES], 1, learner.device)
+        costs[evidence.augmenting(name, size)] = {
+            "seconds": seconds / len(others if name == "none" else others[:PICTURES])
+        }
+    pixels.use(AUGMENTATIONS[config.augmentation].build)
+    return costs
+
+
+def weigh(learner: Learner, kind: str, plain: float, augmented: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what a phase costs for one picture, in seconds and bytes, and of the head what a step and a copy cost.
+
+    `plain` and `augmented` are the seconds in which a picture is read, which are told apart from the network's.
+    """
+    copied, phase = phase_apart(learner, kind)
+    times = time_phase(copied, phase, PICTURES)
+    indices = np.arange(min(PICTURES, len(copied.train)))
+    found = {
+        "once": max(0.0, times.once - plain),
+        "step": max(0.0, times.step - (augmented if kind == FULL else 0.0)),
+        "check": times.check,
+        "learnt": float(sum(parameter.numel() for parameter in phase.trained.parameters())),
+        "kept_bytes": 0.0,
+        "forward_bytes": 0.0,
+        "saved_bytes": saved_bytes(copied, phase),
+    }
+    if isinstance(phase, KeptPhase):
+        found["kept_bytes"] = float(phase.row_bytes(indices[:1]))
+        found["forward_bytes"] = float(forward_bytes(phase.frozen, learner))
+    if kind != HEAD:
+        return found, {}
+    started = time.perf_counter()
+    for _ in range(HEAD_STEPS):
+        step_at(copied, phase, indices, 1e-6)
+    step = (time.perf_counter() - started) / HEAD_STEPS
+    started = time.perf_counter()
+    copy.deepcopy(learner.model)
+    return found, {"head_step": step, "copy": time.perf_counter() - started}
+
+
+def saved_bytes(copied: Learner, phase: Phase) -> float:
+    """Return how many bytes one more picture of a step makes a backward pass remember: what autograd has saved."""
+    few, more = (_saved_by(copied, phase, np.arange(count)) for count in WEIGHED)
+    return max(0.0, (more - few) / (WEIGHED[1] - WEIGHED[0]))
+
+
+def _saved_by(copied: Learner, phase: Phase, indices: np.ndarray) -> float:
+    inputs = phase.inputs(indices, 0)
+    known = {parameter.untyped_storage().data_ptr() for parameter in phase.module.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), phase.precision(evidence.TRAINING):
+        phase.module(inputs).float().sum()
+    return float(sum(saved.values()))
+
+
+def forward_bytes(network: nn.Module, learner: Learner) -> float:
+    """Return how many bytes one picture takes at most on its way through a network: a layer's input and output."""
+    largest = 0
+
+    def look(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal largest
+        tensors = [one for one in (*inputs, output) if isinstance(one, torch.Tensor)]
+        largest = max(largest, sum(tensor.nbytes for tensor in tensors))
+
+    leaves = [layer for layer in network.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(look) for layer in leaves]
+    indices = np.arange(WEIGHED[0])
+    with torch.no_grad():
+        network(learner.train.batch(indices, None, learner.device))
+    for hook in hooks:
+        hook.remove()
+    return largest / len(indices)
+
+
+def _seconds(pixels: Pixels, indices: np.ndarray, view: int | None, device: torch.device) -> float:
+    started = time.perf_counter()
+    pixels.batch(indices, view, device)[0, 0, 0, 0].item()
+    return time.perf_counter() - started
+
+
+def _size(config: FinetuneConfig) -> int:
+    return preprocessing_of(BACKBONES[config.backbone], config.image_size).size
+
+
+def _resize(config: FinetuneConfig) -> int:
+    return preprocessing_of(BACKBONES[config.backbone], config.image_size).resize

@@ -70,15 +70,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Phase:
-    """What one picture costs in a phase: seconds once for what is kept, in a step, and in a check; and bytes."""
+    """What one picture costs in a phase: seconds once for what is kept, in a step, and in a check; and bytes.
+
+    `step_fixed` are a step's own seconds, however many pictures it has: the optimizer's, for the most part.
+    """
 
     once: float = 0.0
     step: float = 0.0
+    step_fixed: float = 0.0
     check: float = 0.0
     learnt: float = 0.0  # numbers, in all
     kept_bytes: float = 0.0
     forward_bytes: float = 0.0
     saved_bytes: float = 0.0
+    fixed_bytes: float = 0.0  # of kernels, however many pictures there are
 
 
 @dataclass(frozen=True)
@@ -243,12 +248,13 @@ def _phases(config: FinetuneConfig, pictures: Pictures, parts: Parts) -> Iterato
 
 def _later(config: FinetuneConfig, pictures: Pictures, parts: Parts, spent: float) -> Iterator[tuple[str, float]]:
     """Yield what follows the head where time decides: what the training would plan if these were its own numbers."""
-    costs = {kind: _phase_seconds(config, pictures, parts, kind, 1, is_first=False) for kind in ("partial", "full")}
+    costs = {kind: _phase_seconds(config, pictures, parts, kind, 0, is_first=False) for kind in ("partial", "full")}
     trial = 3 * config.batch_size * sum(parts.phases[kind].step for kind in costs)
     left = TIME_IN_USE * (60 * config.budget_minutes - spent)
     once, epoch = costs["partial"]
+    plan = later_phases(left, once, max(epoch, 1e-6), max(costs["full"][1], 1e-6)) if left > 0 else []
     yield "measuring", trial
-    for kind, epochs in later_phases(left, once, epoch, costs["full"][1]) if left > 0 else ():
+    for kind, epochs in plan:
         first, each = _phase_seconds(config, pictures, parts, kind, epochs, is_first=False)
         yield STEPS_OF[kind], first + epochs * each
 
@@ -256,14 +262,17 @@ def _later(config: FinetuneConfig, pictures: Pictures, parts: Parts, spent: floa
 def _phase_seconds(
     config: FinetuneConfig, pictures: Pictures, parts: Parts, kind: str, epochs: int, is_first: bool
 ) -> tuple[float, float]:
-    """Return the seconds that a phase takes once, for what it decodes and keeps, and for each epoch."""
+    """Return the seconds that a phase takes once, for what it decodes and keeps, and for each epoch.
+
+    So many epochs look at no more views than they are; 0 stands for as many as there are views.
+    """
     costs, train, val = parts.phases[kind], pictures.train, pictures.val
     half = 1e6 * (settings().cache_mb + settings().cache_disk_mb) / 2
     anew = parts.decode * max(0.0, 1 - half / pictures.bytes)  # of a picture that was decoded before
-    new = parts.decode if is_first else anew
+    new, steps = parts.decode if is_first else anew, steps_per_epoch(train, config.batch_size)
     if kind == "full":
         first, later = (train * _beside(parts.augmented + costs.step, decode) for decode in (new, anew))
-        epoch = later + val * (parts.plain + costs.check + anew)
+        epoch = later + val * (parts.plain + costs.check + anew) + steps * costs.step_fixed
         return first - later + val * (new - anew), epoch + parts.copy / 2
     seen = min(views(config, kind), epochs) if epochs else views(config, kind)
     first = train * _beside(parts.plain + costs.once, new) + val * (parts.plain + costs.once + new)
@@ -272,9 +281,10 @@ def _phase_seconds(
     beyond = max(0.0, 1 - half / kept) if kept else 0.0  # what is computed anew in each epoch
     again = beyond * (max(0, epochs - seen) / max(1, epochs) * more + val * (parts.plain + costs.once))
     if kind == "head":
-        steps = steps_per_epoch(train, config.batch_size) + steps_per_epoch(val, EVALUATION_BATCH) / 3
-        return first + (seen - 1) * more, steps * parts.head_step + parts.copy / 2 + again
-    return first + (seen - 1) * more, train * costs.step + val * costs.check + parts.copy / 2 + again
+        looks = steps + steps_per_epoch(val, EVALUATION_BATCH) / 3
+        return first + (seen - 1) * more, looks * parts.head_step + parts.copy / 2 + again
+    epoch = train * costs.step + steps * costs.step_fixed + val * costs.check + parts.copy / 2 + again
+    return first + (seen - 1) * more, epoch
 
 
 def _beside(compute: float, decode: float) -> float:
@@ -297,10 +307,9 @@ def _memory_mb(config: FinetuneConfig, pictures: Pictures, parts: Parts, where: 
     numbers = 1 + OPTIMIZERS[config.optimizer].remembers + bool(config.ema_decay)  # gradient, optimizer, average
     learning = 4 * numbers * max(phase.learnt for phase in used)
     checked = max(min(EVALUATION_BATCH, pictures.val), min(config.batch_size, pictures.train))
-    image = 3 * (2 * 4 * pictures.side**2 + 2 * pictures.resize**2)  # float32 and bytes, before and after
+    learnt_from = min(config.batch_size, pictures.train)
     passing = max(
-        max(checked * (phase.forward_bytes + image) for phase in used),
-        max(min(config.batch_size, pictures.train) * (phase.saved_bytes + image) for phase in used),
+        phase.fixed_bytes + max(checked * phase.forward_bytes, learnt_from * phase.saved_bytes) for phase in used
     )
     if where.startswith("cuda"):
         return CONTEXT_MB + (2 * weights + learning + passing) / 1e6

@@ -25,6 +25,7 @@ COSTS = {
     "partial": {"once": 0.006, "step": 0.02, "check": 0.004, "learnt": 1e6, "kept_bytes": 4e4, "forward_bytes": 1e6},
     "full": {"once": 0.0, "step": 0.05, "check": 0.01, "learnt": 3e6, "kept_bytes": 0.0, "forward_bytes": 0.0},
 }
+FIXED = {"head": 0.0, "partial": 0.0, "full": 0.1}
 SAVED = {"head": 0.0, "partial": 1e7, "full": 5e7}
 
 
@@ -50,7 +51,7 @@ def measured(where: str | None = None) -> None:
     }
     for kind, found in COSTS.items():
         name = evidence.phase_of(kind, "efficientnet-lite0", SIZE, "auto", "last-third")
-        costs[name] = {**found, "saved_bytes": SAVED[kind]}
+        costs[name] = {**found, "saved_bytes": SAVED[kind], "fixed_bytes": 7e6, "step_fixed": FIXED[kind]}
     where = where or evidence.worker_place("auto")
     evidence.remember_costs({evidence.key_of(what, where): numbers for what, numbers in costs.items()})
 
@@ -94,8 +95,14 @@ def test_last_layers_learn_on_what_is_kept_once_and_all_layers_see_every_picture
     partial = seconds_of(estimate(config_of(strategy="partial", epochs=5), 1000, 100))
     assert partial["last layers"] == pytest.approx(1100 * 0.007 + 5 * (1000 * 0.02 + 100 * 0.004))
     full = seconds_of(estimate(config_of(strategy="full", epochs=5), 1000, 100))
-    assert full["all layers"] == pytest.approx(5 * (1000 * 0.051 + 100 * 0.011))
+    assert full["all layers"] == pytest.approx(5 * (1000 * 0.051 + 32 * 0.1 + 100 * 0.011))
     assert full["head"] == pytest.approx(partial["head"])
+
+
+def test_smaller_batches_pay_for_more_steps():
+    measured()
+    large, small = (estimate(config_of(strategy="full", batch_size=size), 1000, 100).seconds for size in (100, 10))
+    assert small - large == pytest.approx(10 * 90 * 0.1, rel=0.02)
 
 
 def test_more_pictures_than_can_be_kept_are_decoded_in_every_epoch(monkeypatch):
@@ -136,10 +143,9 @@ def test_memory_is_the_process_the_weights_the_pictures_and_the_largest_step():
     head = estimate(config_of(), 1000, 100)
     weights = 3 * 4 * 4_652_008 / 1e6
     pictures, kept = 3 * (1000 * 183**2 + 100 * 160**2) / 1e6, 1100 * 5120 / 1e6
-    image = 3 * (8 * 160**2 + 2 * 183**2) / 1e6
-    assert head.memory_mb == pytest.approx(500 + weights + pictures + kept + 4 * 3 * 6400 / 1e6 + 64 * (1 + image))
+    assert head.memory_mb == pytest.approx(500 + weights + pictures + kept + 4 * 3 * 6400 / 1e6 + 64 * 1 + 7)
     small, large = (estimate(config_of(strategy="full", batch_size=size), 1000, 100).memory_mb for size in (32, 256))
-    assert large - small == pytest.approx(224 * (50 + image))
+    assert large - small == pytest.approx((256 - 32) * 50)
 
 
 def test_weights_that_learn_need_what_the_optimizer_remembers():
@@ -271,7 +277,7 @@ def test_key_of_a_measurement_is_the_same_with_and_without_torch(home, monkeypat
 def test_job_measures_what_a_run_then_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.undo()
     with job_home(tmp_path):
-        config = parse({**TINY, "strategy": "full", "head_epochs": 1, "device": "cpu"})
+        config = parse({**TINY, "device": "cpu"})
         asked = service.submit_measure(config)
         assert service.active_measure(config) == asked
         job = wait_for_end(asked)

@@ -6,7 +6,8 @@ pretrained weights are not here it measures the same network with random ones; w
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from dlkit import evidence
+from dlkit import evidence, machine
 from dlkit.catalog.augmentations import AUGMENTATIONS
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import FinetuneConfig
@@ -34,17 +35,19 @@ from dlkit.engine.training import (
     KeptPhase,
     Learner,
     Phase,
+    forward,
     phase_apart,
+    set_modes,
     step_at,
     time_phase,
+    time_step,
 )
 from dlkit.errors import ConfigError
 from dlkit.runs.records import Progress
 
 DRAWN = "shapes"  # stands in for a data set that is not here
-PICTURES = 16  # in a step that is timed; a step's cost for a picture hardly depends on how many are in it
+PICTURES = 16  # in a step that is timed, and a quarter of them: what both have in common is a step's own
 HEAD_STEPS = 20
-WEIGHED = (2, 4)  # pictures: the difference is what two more need
 
 Costs = dict[str, dict[str, float]]
 
@@ -62,6 +65,7 @@ def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progres
     learner = assemble(config, dataset, make(entry, len(dataset.classes), seed=config.seed))
     where = partial(evidence.key_of, where=place_of(learner.device))
     weights_mb = 4 * sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6
+    machine.give_back_memory()  # what is free is filled again before the process grows
     start = {
         "seconds": starting_seconds + time.perf_counter() - begun,
         "memory_mb": psutil.Process().memory_info().rss / 1e6 - weights_mb,
@@ -85,6 +89,8 @@ def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progres
         start |= start_of_head
         costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.unfreeze_from)] = found
     set_random_state(learner.device, random)
+    known = evidence.known_costs().get(where("a start"), {})
+    start["seconds"] = min(start["seconds"], known.get("seconds", start["seconds"]))  # a busy machine makes it longer
     costs["a start"] = start
     evidence.remember_costs({where(what): numbers for what, numbers in costs.items()})
     yield Progress("done", 1.0, 0.0)
@@ -119,19 +125,29 @@ def weigh(learner: Learner, kind: str, plain: float, augmented: float) -> tuple[
     """
     copied, phase = phase_apart(learner, kind)
     times = time_phase(copied, phase, PICTURES)
-    indices = np.arange(min(PICTURES, len(copied.train)))
+    config = copied.config
+    batch = shuffled_batches(len(copied.train), config.batch_size, config.seed, 0)[0]  # it is kept already
+    indices = batch[:PICTURES]
+    few = indices[: max(1, len(indices) // 4)]
+    whole, part = times.step * len(indices), time_step(copied, phase, few)
+    each = min(times.step, max(0.0, (whole - part) / max(1, len(indices) - len(few))))
     found = {
         "once": max(0.0, times.once - plain),
-        "step": max(0.0, times.step - (augmented if kind == FULL else 0.0)),
+        "step": max(0.0, each - (augmented if kind == FULL else 0.0)),
+        "step_fixed": whole - each * len(indices),
         "check": times.check,
         "learnt": float(sum(parameter.numel() for parameter in phase.trained.parameters())),
         "kept_bytes": 0.0,
-        "forward_bytes": 0.0,
-        "saved_bytes": saved_bytes(copied, phase),
     }
+    phase.module.eval()
+    passing = [room_of(lambda some: _check(copied, phase, some), batch, learner.device)]
     if isinstance(phase, KeptPhase):
-        found["kept_bytes"] = float(phase.row_bytes(indices[:1]))
-        found["forward_bytes"] = float(forward_bytes(phase.frozen, learner))
+        found["kept_bytes"] = phase.row_bytes(indices[:1])
+        passing += [room_of(lambda some: _keep(learner, phase.frozen, some), batch, learner.device)]
+    set_modes(copied, phase)
+    fixed, learning = room_of(lambda some: step_at(copied, phase, some, 1e-6), indices, learner.device)
+    found["forward_bytes"], found["saved_bytes"] = max(each for _, each in passing), learning
+    found["fixed_bytes"] = max(fixed, *(one for one, _ in passing))
     if kind != HEAD:
         return found, {}
     started = time.perf_counter()
@@ -143,45 +159,36 @@ def weigh(learner: Learner, kind: str, plain: float, augmented: float) -> tuple[
     return found, {"head_step": step, "copy": time.perf_counter() - started}
 
 
-def saved_bytes(copied: Learner, phase: Phase) -> float:
-    """Return how many bytes one more picture of a step makes a backward pass remember: what autograd has saved."""
-    few, more = (_saved_by(copied, phase, np.arange(count)) for count in WEIGHED)
-    return max(0.0, (more - few) / (WEIGHED[1] - WEIGHED[0]))
+def room_of(work: Callable[[np.ndarray], object], indices: np.ndarray, device: torch.device) -> tuple[float, float]:
+    """Return how many bytes some work takes at its peak, whatever it works on, and for each more picture.
+
+    On the CPU by how much the process grows: what it has free is given back before, and a worker's allocator keeps what
+    is freed then. Counting tensors instead misses most of it: kernels reorder their inputs and keep room of their own.
+    """
+    some = max(1, len(indices) // 4)
+    few, more = (_growth(partial(work, part), device) for part in (indices[:some], indices))
+    each = max(0.0, (more - few) / max(1, len(indices) - some))
+    return max(0.0, more - each * len(indices)), each
 
 
-def _saved_by(copied: Learner, phase: Phase, indices: np.ndarray) -> float:
-    inputs = phase.inputs(indices, 0)
-    known = {parameter.untyped_storage().data_ptr() for parameter in phase.module.parameters()}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), phase.precision(evidence.TRAINING):
-        phase.module(inputs).float().sum()
-    return float(sum(saved.values()))
+def _growth(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    machine.give_back_memory()
+    before = psutil.Process().memory_info().rss
+    work()
+    return float(psutil.Process().memory_info().rss - before)
 
 
-def forward_bytes(network: nn.Module, learner: Learner) -> float:
-    """Return how many bytes one picture takes at most on its way through a network: a layer's input and output."""
-    largest = 0
+def _check(copied: Learner, phase: Phase, indices: np.ndarray) -> None:
+    forward(copied, phase.module, phase.inputs(indices, 0), phase.precision(evidence.FEATURES))
 
-    def look(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        nonlocal largest
-        tensors = [one for one in (*inputs, output) if isinstance(one, torch.Tensor)]
-        largest = max(largest, sum(tensor.nbytes for tensor in tensors))
 
-    leaves = [layer for layer in network.modules() if not list(layer.children())]
-    hooks = [layer.register_forward_hook(look) for layer in leaves]
-    indices = np.arange(WEIGHED[0])
-    with torch.no_grad():
-        network(learner.train.batch(indices, None, learner.device))
-    for hook in hooks:
-        hook.remove()
-    return largest / len(indices)
+def _keep(learner: Learner, frozen: nn.Module, indices: np.ndarray) -> None:
+    forward(learner, frozen, learner.train.batch(indices, None, learner.device), nullcontext())
 
 
 def _seconds(pixels: Pixels, indices: np.ndarray, view: int | None, device: torch.device) -> float:

@@ -54,7 +54,7 @@ COSTS = {"head": 0.03, "partial": 1.0, "full": 3.5}
 HEAD, PARTIAL, FULL = "head", "partial", "full"
 TITLES = {HEAD: "head", PARTIAL: "last layers", FULL: "all layers"}
 AUTO = "auto"
-MEASURED_BATCHES = 2  # of what is kept: the first time a network has to choose its kernels
+MEASURED_BATCHES = 3  # of what is kept: the first time a network has to choose its kernels
 DEPTHS = 4  # into how many parts, from the first layers to the last, a backbone is divided for their learning rates
 
 
@@ -732,20 +732,32 @@ def phase_apart(learner: Learner, kind: str) -> tuple[Learner, Phase]:
 def time_phase(copied: Learner, phase: Phase, pictures: int | None = None) -> Costs:
     """Return what a phase of a copy costs; `pictures` is how many go into its steps, a batch where it is not given.
 
-    It draws from torch's generators.
+    It moves the copy's weights, and draws from torch's generators.
     """
     batches = shuffled_batches(len(copied.train), copied.config.batch_size, copied.config.seed, 0)
-    once = 0.0
+    once = []
     for batch in batches[:MEASURED_BATCHES]:
         started = time.perf_counter()
         done = max((total for _, total in phase.prepare(batch, 0)), default=0)
-        once = (time.perf_counter() - started) / max(1, done) if done else once
+        once += [(time.perf_counter() - started) / done] if done else []
     indices = batches[0][:pictures]
     inputs = phase.inputs(indices, 0)
-    step = _quickest(lambda: _gradients(copied, phase, indices, -(-len(indices) // copied.micro_batch)))
+    step = time_step(copied, phase, indices)
     module = copied.kept()
     check = _quickest(lambda: forward(copied, module, inputs, phase.precision(FEATURES)).sum().item())
-    return Costs(once, step / len(indices), check / len(indices))
+    return Costs(min(once, default=0.0), step / len(indices), check / len(indices))
+
+
+def time_step(copied: Learner, phase: Phase, indices: np.ndarray) -> float:
+    """Return the seconds of a step of a copy on these pictures."""
+    return _quickest(lambda: _blind_step(copied, phase, indices))
+
+
+def _blind_step(copied: Learner, phase: Phase, indices: np.ndarray) -> None:
+    """Take a step without looking at what it does: only its time matters."""
+    _gradients(copied, phase, indices, -(-len(indices) // copied.micro_batch))
+    for optimizer in copied.optimizers:
+        optimizer.step()
 
 
 def _quickest(work: Callable[[], object]) -> float:

@@ -44,7 +44,7 @@ def show_measuring(config: FinetuneConfig) -> None:
         "Measure",
         icon=":material/speed:",
         key="measure",
-        help="Tries a few batches on this machine: seconds, once per backbone and image size.",
+        help="Tries a few batches on this machine: less than a minute, once per data set, backbone and image size.",
     ):
         with told():
             service.submit_measure(config)

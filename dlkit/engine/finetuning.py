@@ -157,6 +157,7 @@ def _save(learner: Learner, folder: Path, attempt: int, cadence: Cadence) -> Sav
 def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     """Return the model on its device and both splits behind the preprocessing; raises what is missing as a sentence."""
     entry = BACKBONES[config.backbone]
+    devices.resolve(config.device)  # says what is missing before anything is built
     model = pretrained(entry, len(dataset.classes), seed=config.seed, dropout=config.dropout)
     learner = assemble(config, dataset, model)
     choose_formats(learner)

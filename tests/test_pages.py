@@ -1755,7 +1755,9 @@ def test_history_tells_every_action_with_its_actor_and_the_end_of_the_log() -> N
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").write_text("\n".join(f"line {number}" for number in range(100)))
     app = opened("runs", run=run.id, tab="History")
-    lines = [plain(found.value) for found in app.main.markdown if re.match(r"`\d\d:\d\d:\d\d`", found.value)]
+    lines = [
+        plain(found.value) for found in app.main.markdown if re.match(r"`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`", found.value)
+    ]
     assert [re.sub(r"^`.*?` ", "", line) for line in lines] == [
         "you: launched",
         "supervisor: started on gpu0, attempt 1" if run.needs == Slot.GPU else "supervisor: started on cpu0, attempt 1",

@@ -117,9 +117,10 @@ def finetune(
                 best = Best(learner.epoch, report.scores.accuracy, report.scores.loss)
                 keeper.take(learner, best, report.scores)
             is_end = bool(control.wish)
-            if keeper.is_due or cadence.is_due or is_end:
+            is_time = cadence.is_due and not is_end  # asked once: no checkpoint may be ahead of the model that is kept
+            if keeper.is_due or is_time or is_end:
                 keeper.write()
-            saved = _save(learner, folder, attempt, cadence) if cadence.is_due and not is_end else None
+            saved = _save(learner, folder, attempt, cadence) if is_time else None
             yield Event(report.progress, report.points, learner.step, saved)
             if is_end:
                 break

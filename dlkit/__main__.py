@@ -25,9 +25,10 @@ from dlkit.data.dataset import is_here
 from dlkit.data.images import read_image
 from dlkit.data.weights import has_weights
 from dlkit.errors import DlkitError, RunError
+from dlkit.estimate import estimate
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import Kind, Priority, Run, State
-from dlkit.words import rate
+from dlkit.words import about, about_size, rate
 
 FOLLOW_SECONDS = 0.3
 METRICS_TAIL = 20  # steps
@@ -125,19 +126,29 @@ def train(options: argparse.Namespace) -> int:
     return _follow(run, options)
 
 
+def show_estimate(options: argparse.Namespace) -> None:
+    """Tell what a run of these settings will take here; what is not known yet is measured first, in seconds."""
+    config = parse(_given(options)).resolved()
+    told = estimate(config)
+    if not told.is_measured:
+        _follow_errand(service.submit_measure(config), "The measuring")
+        told = estimate(config)
+    if options.json:
+        _print_json({**vars(told), "seconds": told.seconds, "phases": [list(phase) for phase in told.phases]})
+        return
+    rows = [{"what": what, "takes": about(seconds)} for what, seconds in told.phases]
+    rows += [
+        {"what": "in all", "takes": about(told.seconds)},
+        {"what": "memory", "takes": about_size(told.memory_mb)},
+        {"what": "disk", "takes": about_size(told.disk_mb)},
+    ]
+    _print_rows(rows, as_json=False)
+    print(told.basis, *told.notes, sep="\n")
+
+
 def find_rate(options: argparse.Namespace) -> None:
     """Find a learning rate for a run of these settings: try growing ones, a step at each."""
-    run = service.submit_find(_given(options))
-    while run.is_active:
-        try:
-            run = _look(run)
-        except KeyboardInterrupt:
-            with contextlib.suppress(RunError):  # it has just ended by itself
-                service.cancel(run.id)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    if run.state != State.SUCCEEDED:
-        raise RunError(run.failure or f"The search for a learning rate was {run.state}. Ask again to begin anew.")
+    run = _follow_errand(service.submit_find(_given(options)), "The search for a learning rate")
     found = dict(run.summary)
     if options.json:
         _print_json(found)
@@ -327,7 +338,11 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, name, command)
     _command(commands, "fetch", fetch).add_argument("name", help="a data set or a backbone")
     training = _command(commands, "train", train)
-    for asking in (training, _command(commands, "lr-find", find_rate)):
+    for asking in (
+        training,
+        _command(commands, "lr-find", find_rate),
+        _command(commands, "estimate", show_estimate),
+    ):
         for name in FinetuneConfig.model_fields:
             _add_flag(asking, describe(name))
     training.add_argument("--detach", action="store_true", help="submit and leave it running")
@@ -394,6 +409,21 @@ def _follow(run: Run, options: argparse.Namespace) -> int:
     if run.failure:
         print(run.failure, file=sys.stderr)
     return USER_ERROR if run.failure or run.state == State.CANCELLED else 0
+
+
+def _follow_errand(run: Run, title: str) -> Run:
+    """Show the progress of a job that keeps no file until it has succeeded; Ctrl-C cancels it."""
+    while run.is_active:
+        try:
+            run = _look(run)
+        except KeyboardInterrupt:
+            with contextlib.suppress(RunError):  # it has just ended by itself
+                service.cancel(run.id)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if run.state != State.SUCCEEDED:
+        raise RunError(run.failure or f"{title} was {run.state}. Ask again to begin anew.")
+    return run
 
 
 def _look(run: Run) -> Run:

@@ -36,6 +36,12 @@ SCHEDULE_SETTINGS = tuple(dict.fromkeys(name for entry in SCHEDULES.values() for
 AUTO_HEAD_EPOCHS = 12
 #: what settings were called in runs that are on record
 RENAMED = {"feature_views": "views"}
+#: least and most epochs of the strategy auto; the last layers get the least where all layers follow
+PARTIAL_EPOCHS, FULL_EPOCHS = (4, 12), (3, 10)
+TIME_IN_USE = 0.92  # of what is left of the time of auto: the rest is for what was not measured
+#: how much of a network's forward pass lies in the last layers that learn, at most
+SHARES = {"last-half": 1 / 2, "last-third": 1 / 3, "last-quarter": 1 / 4}
+EVALUATION_BATCH = 64  # pictures that are checked at a time
 #: fields that mean something for some strategies only
 STRATEGIES_OF = {
     "epochs": ("head", "partial", "full"),
@@ -246,6 +252,32 @@ def first_phases(config: FinetuneConfig) -> list[tuple[str, int]]:
     if config.strategy == "head":
         return [("head", config.epochs)]
     return [part for part in (("head", config.head_epochs), (config.strategy, config.epochs)) if part[1]]
+
+
+def later_phases(seconds: float, once: float, partial_epoch: float, full_epoch: float) -> list[tuple[str, int]]:
+    """Return which phases follow the head in the strategy auto, with their epochs, so that the time suffices.
+
+    Seconds: what is left, what the last layers cost once, and an epoch of the last layers and of all layers.
+    """
+    partial = _fitting(seconds - once, partial_epoch)
+    full = _fitting(seconds - once - PARTIAL_EPOCHS[0] * partial_epoch, full_epoch)
+    if full >= FULL_EPOCHS[0]:
+        return [("partial", PARTIAL_EPOCHS[0]), ("full", min(full, FULL_EPOCHS[1]))]
+    return [("partial", min(partial, PARTIAL_EPOCHS[1]))] if partial else []
+
+
+def _fitting(seconds: float, epoch: float) -> int:
+    """Return how many epochs fit into some seconds; an epoch that cannot be at all takes infinitely long."""
+    return int(seconds / epoch) if seconds > 0 and math.isfinite(epoch) else 0
+
+
+def views(config: FinetuneConfig, kind: str) -> int:
+    """Return of how many versions of each picture a phase keeps a frozen network's outputs: itself, and augmented ones.
+
+    A head that is only the beginning has one.
+    """
+    is_beginning = kind == "head" and config.strategy != "head"
+    return 1 if is_beginning or config.views is None else config.views
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

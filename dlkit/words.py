@@ -42,6 +42,15 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def about(seconds: float | None) -> str:
+    """Write an estimated time in one unit: about 14 s, about 6 min, about 2.5 h."""
+    if seconds is None:
+        return "–"
+    if seconds < 59.5:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5970 else f"about {seconds / 3600:.2g} h"
+
+
 def count(number: float) -> str:
     """Write a large number with three digits: 3.38 million; a small one with narrow spaces: 12 345."""
     if number >= 999_999.5:
@@ -66,6 +75,11 @@ def size(megabytes: float) -> str:
     if megabytes >= 999.5:
         return f"{_three_digits(megabytes / 1000)} GB"
     return f"{_three_digits(megabytes)} MB"
+
+
+def about_size(megabytes: float | None) -> str:
+    """Write an estimated size with two digits: about 610 MB, about 4.9 GB."""
+    return "–" if megabytes is None else f"about {size(float(f'{megabytes:.2g}'))}"
 
 
 def _three_digits(number: float) -> str:

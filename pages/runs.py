@@ -8,6 +8,7 @@ from dlkit.catalog.datasets import DATASETS
 from dlkit.config import FinetuneConfig, describe, settings_in_use
 from dlkit.data.dataset import is_here
 from dlkit.errors import DlkitError
+from dlkit.estimate import against
 from dlkit.figures.curves import accuracy_figure, change_events, loss_figure, rate_figure
 from dlkit.figures.results import confusion_figure
 from dlkit.runs import artifacts, service
@@ -281,7 +282,8 @@ def show_settings(run: Run) -> None:
     config = service.config_of(run)
     values = run.config if config is None else config.model_dump(include=set(settings_in_use(config.model_dump())))
     told_values = {_title(name): _shown(value) for name, value in values.items()}
-    came = {name.replace("_", " "): _shown(value) for name, value in run.summary.items()}
+    came = {name.replace("_", " "): _shown(value) for name, value in run.summary.items() if name != "estimate"}
+    came |= against(run)
     left, right = st.columns(2)
     left.dataframe(
         {"setting": list(told_values), "value": list(told_values.values())}, hide_index=True, height="content"

@@ -16,7 +16,7 @@ from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
 from dlkit.figures.curves import schedule_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import finder, forms, link, pictures
+from pages.parts import finder, forms, link, pictures, preflight
 from pages.parts.launch import launch
 from pages.parts.notices import show_error, told
 
@@ -90,13 +90,16 @@ def facts_of(entry: BackboneEntry) -> str:
     )
 
 
-def choose_how() -> dict[str, Any]:
-    """Choose the strategy, and of the one that needs it the time."""
+def choose_how() -> tuple[dict[str, Any], DeltaGenerator]:
+    """Choose the strategy, and of the one that needs it the time.
+
+    Also return the place for what each strategy takes, which needs every setting.
+    """
     st.subheader("3 · How")
-    strategy = forms.draw("strategy")
+    strategy, place = forms.draw("strategy"), st.container()
     st.caption(STRATEGIES[strategy])
     time = {"budget_minutes": forms.draw("budget_minutes")} if strategy == "auto" else {}
-    return {"strategy": strategy, **time}
+    return {"strategy": strategy, **time}, place
 
 
 def choose_optimizer(strategy: str) -> tuple[dict[str, Any], DeltaGenerator]:
@@ -176,14 +179,20 @@ level = link.choose(
 form, plan = st.columns([3, 2], gap="large")
 with form:
     values: dict[str, Any] = {"dataset": choose_data(), "backbone": choose_backbone()}
-    values |= choose_how()
+    how, strategies_place = choose_how()
+    values |= how
     chosen, finder_place = choose_optimizer(values["strategy"])
     values |= chosen
     if level == "expert":
         values |= choose_details(values)
 with plan, st.container(border=True):
     st.subheader("Plan")
+    card_place = st.container()
     config = show_plan(values)
+    estimates = preflight.estimates_of(config)
+    if config is not None and config.strategy in estimates:
+        with card_place:
+            preflight.show_card(config, estimates[config.strategy])
     if st.button(
         "Launch",
         type="primary",
@@ -194,5 +203,7 @@ with plan, st.container(border=True):
     ):
         with told():
             launch(forms.unread(values))
+with strategies_place:
+    preflight.show_strategies(estimates)
 with finder_place:
     finder.show_finder(config)

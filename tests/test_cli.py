@@ -30,6 +30,7 @@ from dlkit.runs.records import Checkpoint, Failure, Kind, Point, Progress, Run, 
 from dlkit.runs.store import Beat
 from dlkit.settings import settings
 from tests.job_home import NEVER, TINY, job_home, processes, wait_for_end, wait_for_worker
+from tests.test_estimate import measured
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "dlkit"]
@@ -337,6 +338,47 @@ def test_search_that_failed_is_a_sentence(dlkit, monkeypatch):
 
 def test_search_for_wrong_settings_is_refused(dlkit):
     assert "Epochs (epochs) must be" in refused(dlkit("lr-find", "--epochs", "0"))
+    assert service.store().list_runs() == []
+
+
+# What a run will take
+
+MEASURED_HERE = ("--image-size", "160", "--augmentation", "none", "--device", "cpu")
+
+
+def estimated(dlkit: Any, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Answer:
+    """Ask what a run will take; where that is not known yet a worker measures it while the command looks."""
+
+    def measure() -> None:
+        run = service.store().claim({Slot.CPU: ["cpu0"]})
+        if run is not None:
+            measured()
+            service.store().finish(run.id, run.attempt, State.SUCCEEDED, {})
+
+    monkeypatch.setattr(service, "ensure_supervisor", measure)
+    monkeypatch.setattr(command_line, "FOLLOW_SECONDS", 0)
+    return dlkit("estimate", *MEASURED_HERE, *flags)
+
+
+def test_estimate_measures_once_what_is_not_known(dlkit, monkeypatch):
+    answer = estimated(dlkit, monkeypatch, "--json", "--strategy", "partial")
+    told = answer.json
+    assert (answer.code, answer.err, told["is_measured"]) == (0, "", True)
+    assert [what for what, _ in told["phases"]] == ["start", "head", "last layers"]
+    assert told["seconds"] == pytest.approx(sum(seconds for _, seconds in told["phases"]))
+    assert [run.kind for run in service.store().list_runs()] == [Kind.MEASURE]
+    assert estimated(dlkit, monkeypatch, "--json", "--strategy", "partial").json == told
+    assert len(service.store().list_runs()) == 1
+
+
+def test_estimate_is_a_table_and_what_it_rests_on(dlkit, monkeypatch):
+    *table, basis = estimated(dlkit, monkeypatch, "--epochs", "3").out.splitlines()
+    assert [line.split("  ")[0] for line in table] == ["what", "start", "head", "in all", "memory", "disk"]
+    assert basis == "Measured on this machine."
+
+
+def test_estimate_of_wrong_settings_is_refused(dlkit):
+    assert "Epochs (epochs) must be" in refused(dlkit("estimate", "--epochs", "0"))
     assert service.store().list_runs() == []
 
 

@@ -27,6 +27,7 @@ RUNGS = {
     "dlkit.config": 2,
     "dlkit.data": 3,
     "dlkit.runs": 3,
+    "dlkit.estimate": 4,
     "dlkit.figures": 4,
     "dlkit.jobs": 4,
     "dlkit.engine": 5,

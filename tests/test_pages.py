@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
 from dlkit.data.dataset import open_dataset
 from dlkit.data.images import image_digest
 from dlkit.errors import ConfigError, StoreError
+from dlkit.estimate import by_strategy
 from dlkit.figures.curves import MOST_POINTS
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import Change, Checkpoint, Failure, Kind, Point, Priority, Progress, Run, Slot, State, Wish
@@ -41,6 +43,7 @@ from pages.parts import steering, warmth
 from pages.parts.forms import RATES
 from pages.parts.kept import Kept
 from tests.live_server import REPOSITORY
+from tests.test_estimate import measured
 from tests.test_store import only_readable  # noqa: F401
 from tests.test_words import NAMES
 
@@ -480,6 +483,72 @@ def test_empty_field_means_the_optimizers_own_rate(optimizer: str) -> None:
     assert app.text_input(key="learning_rate").value == ""
     assert float(app.text_input(key="learning_rate").placeholder) == OPTIMIZERS[optimizer].learning_rate
     assert app.select_slider[0].value == pytest.approx(OPTIMIZERS[optimizer].learning_rate, rel=0.5)
+
+
+# What a run will take
+
+MEASURED_HERE = {"level": "expert", "image_size": "160", "augmentation": "none"}
+
+
+def metrics(app: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def captions(app: AppTest) -> str:
+    return "\n".join(plain(caption.value) for caption in app.caption)
+
+
+def test_nothing_measured_is_a_dash_and_a_button_that_measures() -> None:
+    app = opened("train")
+    assert (metrics(app)["Time"], metrics(app)["Memory"]) == ("–", "–")
+    assert metrics(app)["Disk"].startswith("about ")
+    assert "Nothing was measured on this machine yet." in captions(app)
+    sound(app.button(key="measure").click().run())
+    (run,) = service.store().list_runs()
+    assert (run.kind, run.config["backbone"], run.state) == (Kind.MEASURE, "efficientnet-lite0", State.QUEUED)
+    assert "measure" not in {button.key for button in app.button}
+    sound(app.button(key=f"cancel_{run.id}").click().run())
+    assert not sound(app.run()).button(key="measure").disabled
+
+
+def test_what_was_measured_is_shown_for_each_strategy() -> None:
+    measured()
+    app = opened("train", **MEASURED_HERE, epochs="7")
+    assert metrics(app)["Time"].startswith("about ")
+    assert metrics(app)["Memory"].startswith("about ")
+    (line,) = [line for line in captions(app).splitlines() if line.startswith("head about")]
+    assert [part.split()[0] for part in line.split(" · ")] == ["head", "partial", "full", "auto"]
+    assert "Measured on this machine." in captions(app)
+    assert "measure" not in {button.key for button in app.button}
+    head = metrics(app)["Time"]
+    sound(app.segmented_control[1].set_value("full").run())
+    assert metrics(app)["Time"] != head
+
+
+def test_estimate_costs_a_rerun_a_few_milliseconds() -> None:
+    measured()
+    config = parse({"image_size": 160, "augmentation": "none", "strategy": "full"}).resolved()
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        by_strategy(config)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.010
+
+
+def test_page_without_a_plan_estimates_nothing() -> None:
+    assert "Memory" not in metrics(opened("train", epochs="0"))
+
+
+def test_run_shows_its_estimate_beside_what_it_took() -> None:
+    run = running()
+    told = {"estimate": {"seconds": 14.0, "memory_mb": 612.0, "is_measured": True}, "memory_mb": 655.0}
+    service.store().finish(run.id, run.attempt, State.SUCCEEDED, told)
+    table = opened("runs", run=run.id, tab="Settings").dataframe[1].value
+    values = dict(zip(table["result"], table["value"], strict=True))
+    assert values["memory against estimate"] == "655 MB, estimated about 610 MB"
+    assert values["time against estimate"].endswith(", estimated about 14 s")
+    assert "estimate" not in values
 
 
 # Finding a learning rate
@@ -1686,7 +1755,9 @@ def test_history_tells_every_action_with_its_actor_and_the_end_of_the_log() -> N
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").write_text("\n".join(f"line {number}" for number in range(100)))
     app = opened("runs", run=run.id, tab="History")
-    lines = [plain(found.value) for found in app.main.markdown if re.match(r"`\d\d:\d\d:\d\d`", found.value)]
+    lines = [
+        plain(found.value) for found in app.main.markdown if re.match(r"`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`", found.value)
+    ]
     assert [re.sub(r"^`.*?` ", "", line) for line in lines] == [
         "you: launched",
         "supervisor: started on gpu0, attempt 1" if run.needs == Slot.GPU else "supervisor: started on cpu0, attempt 1",

@@ -716,3 +716,26 @@ def test_start_behind_a_search_is_not_known(store, monkeypatch):
     service.submit_find(CONFIG)
     submit()
     assert starts(store) == [5.0, None]
+
+
+# Measuring
+
+
+def test_measuring_is_of_the_settings_that_matter_to_it(store):
+    run = service.submit_measure({**CONFIG, "batch_size": 16, "epochs": 3})
+    assert (run.kind, run.needs, run.state) == (Kind.MEASURE, Slot.CPU, State.QUEUED)
+    for beside in ({"epochs": 9}, {"strategy": "full"}, {"batch_size": 5}, {"optimizer": "sgd"}, {"seed": 4}):
+        assert service.submit_measure({**CONFIG, **beside}) == run
+    for other in ({"dataset": "flowers-mini"}, {"image_size": 128}, {"precision": "float32"}, {"backbone": "resnet18"}):
+        assert service.submit_measure({**CONFIG, **other}).id != run.id
+
+
+def test_measuring_that_has_ended_is_not_shown_as_going_on(store):
+    config = parse(CONFIG)
+    assert service.active_measure(config) is None
+    run = service.submit_measure(config)
+    assert service.active_measure(parse({**CONFIG, "epochs": 77})) == run
+    assert service.active_measure(parse({**CONFIG, "image_size": 96})) is None
+    service.cancel(run.id)
+    assert service.active_measure(config) is None
+    assert service.submit_measure(config).id != run.id

@@ -12,7 +12,7 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.engine import speed
 from dlkit.engine.folding import fold_batchnorm
 from dlkit.engine.model import build
-from dlkit.evidence import PLAIN, REFERENCE, Choice, Format, known_choices
+from dlkit.evidence import FEATURES, PLAIN, REFERENCE, TRAINING, Choice, Format, known_choices
 from dlkit.settings import settings
 
 CPU = torch.device("cpu")
@@ -100,16 +100,16 @@ def test_frozen_network_leaves_the_given_one_alone():
 def test_precision_that_was_asked_for_is_taken_without_a_trial(measuring):
     network = small_network()
     for precision in ("float32", "bfloat16"):
-        assert speed.choose(speed.FEATURES, "small", network, 16, CPU, precision) == Choice(Format(precision))
+        assert speed.choose(FEATURES, "small", network, 16, CPU, precision) == Choice(Format(precision))
     assert not known_choices()
 
 
 def test_without_measuring_the_reference_is_taken(home, monkeypatch):
     monkeypatch.setenv("DLKIT_MEASURE_SPEED", "0")
-    assert speed.choose(speed.FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE)
+    assert speed.choose(FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE)
 
 
-@pytest.mark.parametrize("task", [speed.FEATURES, speed.TRAINING])
+@pytest.mark.parametrize("task", [FEATURES, TRAINING])
 def test_trial_is_made_once_and_leaves_no_trace(measuring, monkeypatch, task):
     network = small_network()
     before, random = {key: value.clone() for key, value in network.state_dict().items()}, torch.get_rng_state()
@@ -128,7 +128,7 @@ def test_trial_is_made_once_and_leaves_no_trace(measuring, monkeypatch, task):
 
 def test_format_that_says_something_else_is_not_chosen(measuring, monkeypatch):
     monkeypatch.setattr(speed, "LARGEST_ERROR", 1e-9)  # as on a machine whose bfloat16 is broken
-    choice = speed.choose(speed.FEATURES, "small", small_network(), 16, CPU, "auto")
+    choice = speed.choose(FEATURES, "small", small_network(), 16, CPU, "auto")
     assert choice.format.precision == "float32"
     assert "bfloat16" not in " ".join(choice.rates)
 
@@ -138,20 +138,20 @@ def test_trial_that_does_not_fit_into_memory_takes_the_reference(measuring, monk
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(speed, "_trial", full)
-    assert speed.choose(speed.FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE)
+    assert speed.choose(FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE)
     assert not known_choices()
 
 
 def test_trial_that_takes_too_long_ends_with_what_it_has_and_is_not_remembered(measuring, monkeypatch):
     monkeypatch.setattr(speed, "LONGEST_SECONDS", 0)
-    assert speed.choose(speed.FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE, {})
+    assert speed.choose(FEATURES, "small", small_network(), 16, CPU, "auto") == Choice(REFERENCE, {})
     assert not known_choices()
 
 
 def test_evidence_that_is_damaged_is_measured_again(measuring):
     (settings().folder() / evidence.FILE).write_text('{"features of small": {"format": 7}}')
     assert known_choices() == {}
-    speed.choose(speed.FEATURES, "small", small_network(), 16, CPU, "auto")
+    speed.choose(FEATURES, "small", small_network(), 16, CPU, "auto")
     assert len(known_choices()) == 1
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import AUTO_HEAD_EPOCHS, first_phases, parse
+from dlkit.config import AUTO_HEAD_EPOCHS, SHARES, first_phases, parse
 from dlkit.engine import auto, steps
 from dlkit.engine.auto import go_deeper, measure_phase
 from dlkit.engine.finetuning import make_learner
@@ -20,7 +20,7 @@ from dlkit.engine.learner import FULL, HEAD, PARTIAL
 from dlkit.engine.model import build, parameter_count
 from dlkit.engine.phases import DEPTHS, rate_groups
 from dlkit.engine.pixels import shuffled_batches
-from dlkit.engine.stages import SHARES, cut
+from dlkit.engine.stages import cut
 from dlkit.engine.training import train
 from dlkit.errors import ConfigError
 from dlkit.evidence import Format

@@ -13,7 +13,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dlkit.words import count, duration, escape_csv, escape_html, escape_markdown, number, percent, size
+from dlkit.words import (
+    about,
+    about_size,
+    count,
+    duration,
+    escape_csv,
+    escape_html,
+    escape_markdown,
+    number,
+    percent,
+    size,
+)
 
 #: what a class, a file or a run may be called by someone who wants it to be more than a name
 NAMES = (
@@ -200,6 +211,28 @@ def test_percent(share: float | None, digits: int, text: str) -> None:
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.2, "about 1 s"),
+        (13.6, "about 14 s"),
+        (59.4, "about 59 s"),
+        (59.6, "about 1 min"),
+        (380, "about 6 min"),
+        (5969, "about 99 min"),
+        (9000, "about 2.5 h"),
+    ],
+)
+def test_estimated_time(seconds: float | None, text: str) -> None:
+    assert about(seconds) == text
+
+
+def test_estimated_size() -> None:
+    sizes = [about_size(megabytes) for megabytes in (None, 18.6, 612.0, 4921.0)]
+    assert sizes == ["–", "about 19 MB", "about 610 MB", "about 4.9 GB"]
 
 
 @pytest.mark.parametrize(

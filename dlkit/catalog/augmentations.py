@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from dlkit.catalog.transforms import centre, cropped, jittered, rand_augmented
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 #: (B, 3, R, R) uint8 and keys (B,) uint64 -> (B, 3, S, S) uint8
-BatchTransform = Callable[["torch.Tensor", np.ndarray], "torch.Tensor"]
+BatchTransform = Callable[["torch.Tensor", "np.ndarray"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -43,18 +40,26 @@ class MixingEntry:
 
 
 def _none(size: int) -> BatchTransform:
+    from dlkit.catalog.transforms import centre  # with numpy, which the supervisor does without
+
     return partial(centre, size=size)
 
 
 def _light(size: int) -> BatchTransform:
+    from dlkit.catalog.transforms import cropped
+
     return partial(cropped, size=size, smallest=0.7)
 
 
 def _medium(size: int) -> BatchTransform:
+    from dlkit.catalog.transforms import cropped, jittered
+
     return partial(cropped, size=size, smallest=0.4, change=jittered)
 
 
 def _strong(size: int) -> BatchTransform:
+    from dlkit.catalog.transforms import cropped, rand_augmented
+
     return partial(cropped, size=size, smallest=0.25, change=rand_augmented)
 
 

@@ -28,6 +28,7 @@ class OptimizerEntry:
     url: str
     fixed: Mapping[str, Any] = field(default_factory=dict)  # arguments that make this entry what it is
     matrices_only: bool = False  # the algorithm is defined for 2-D weights; AdamW takes the rest
+    remembers: int = 2  # numbers that it keeps for each weight, at most
 
     def build(
         self, groups: Iterable[dict[str, Any]], learning_rate: float, settings: Mapping[str, float]
@@ -81,6 +82,7 @@ _ENTRIES = (
         {"weight_decay": 0.0},
         "Robbins & Monro 1951, A stochastic approximation method",
         "https://doi.org/10.1214/aoms/1177729586",
+        remembers=0,
     ),
     OptimizerEntry(
         "momentum",
@@ -91,6 +93,7 @@ _ENTRIES = (
         {"momentum": 0.9, "weight_decay": 0.0},
         "Polyak 1964, Some methods of speeding up the convergence of iteration methods",
         "https://doi.org/10.1016/0041-5553(64)90137-5",
+        remembers=1,
     ),
     OptimizerEntry(
         "nesterov",
@@ -102,6 +105,7 @@ _ENTRIES = (
         "Sutskever et al. 2013, On the importance of initialization and momentum",
         "https://proceedings.mlr.press/v28/sutskever13.html",
         {"nesterov": True},
+        remembers=1,
     ),
     OptimizerEntry(
         "adagrad",
@@ -112,6 +116,7 @@ _ENTRIES = (
         {"learning_rate_decay": 0.0, "epsilon": 1e-10, "weight_decay": 0.0},
         "Duchi, Hazan & Singer 2011, Adaptive subgradient methods",
         "https://jmlr.org/papers/v12/duchi11a.html",
+        remembers=1,
     ),
     OptimizerEntry(
         "adadelta",
@@ -132,6 +137,7 @@ _ENTRIES = (
         {"smoothing": 0.99, "momentum": 0.0, "epsilon": 1e-8, "weight_decay": 0.0},
         "Tieleman & Hinton 2012, Neural networks for machine learning, lecture 6e",
         "https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf",
+        remembers=1,
     ),
     OptimizerEntry(
         "adam",

@@ -1,5 +1,6 @@
 """Where the work is done: the device that was asked for, or a sentence; never silently another one."""
 
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -34,6 +35,18 @@ def describe(device: torch.device) -> str:
         return "Apple GPU"
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Return the most memory that this process has had: on CUDA of the device, else its own; None on Windows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e6
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def is_out_of_memory(error: BaseException) -> bool:

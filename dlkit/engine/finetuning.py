@@ -22,12 +22,13 @@ from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
 from dlkit.engine.learner import Learner, Room, Steering, Unsteered
-from dlkit.engine.model import parameter_count, pretrained
+from dlkit.engine.model import Classifier, parameter_count, pretrained
 from dlkit.engine.pixels import Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
-from dlkit.engine.speed import FEATURES, TRAINING, choose
+from dlkit.engine.speed import choose
 from dlkit.engine.training import Scores, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
+from dlkit.evidence import FEATURES, TRAINING
 from dlkit.runs.artifacts import Validation, read_description
 from dlkit.runs.records import Point, Progress
 from dlkit.settings import settings
@@ -116,9 +117,10 @@ def finetune(
                 best = Best(learner.epoch, report.scores.accuracy, report.scores.loss)
                 keeper.take(learner, best, report.scores)
             is_end = bool(control.wish)
-            if keeper.is_due or cadence.is_due or is_end:
+            is_time = cadence.is_due and not is_end  # asked once: no checkpoint may be ahead of the model that is kept
+            if keeper.is_due or is_time or is_end:
                 keeper.write()
-            saved = _save(learner, folder, attempt, cadence) if cadence.is_due and not is_end else None
+            saved = _save(learner, folder, attempt, cadence) if is_time else None
             yield Event(report.progress, report.points, learner.step, saved)
             if is_end:
                 break
@@ -157,10 +159,18 @@ def _save(learner: Learner, folder: Path, attempt: int, cadence: Cadence) -> Sav
 def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     """Return the model on its device and both splits behind the preprocessing; raises what is missing as a sentence."""
     entry = BACKBONES[config.backbone]
-    device = devices.resolve(config.device)
+    devices.resolve(config.device)  # says what is missing before anything is built
     model = pretrained(entry, len(dataset.classes), seed=config.seed, dropout=config.dropout)
+    learner = assemble(config, dataset, model)
+    choose_formats(learner)
+    return learner
+
+
+def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier) -> Learner:
+    """Return this model on its device and both splits behind the preprocessing; no format is chosen yet."""
+    device = devices.resolve(config.device)
     model = model.to(device).to(memory_format=torch.channels_last)
-    preprocessing = preprocessing_of(entry, config.image_size)
+    preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     half = Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, settings().data_folder / "cache")
     # a head on one view looks at each picture once
@@ -168,11 +178,16 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
     train_pixels = _pixels(config, dataset.train, preprocessing, augment, of_pixels, share)
     validation_pixels = _pixels(config, dataset.val, preprocessing, None, of_pixels, 1 - share)
-    learner = Learner(config, model, train_pixels, validation_pixels, device, room=half)
+    return Learner(config, model, train_pixels, validation_pixels, device, room=half)
+
+
+def choose_formats(learner: Learner) -> None:
+    """Let the learner compute in the formats that are quickest here, where its config leaves that open."""
+    config = learner.config
+    size = preprocessing_of(BACKBONES[config.backbone], config.image_size).size
     for task in (FEATURES, TRAINING) if config.strategy != "head" else (FEATURES,):
-        choice = choose(task, entry.name, model.body, preprocessing.size, device, config.precision)
+        choice = choose(task, config.backbone, learner.model.body, size, learner.device, config.precision)
         learner.formats[task] = choice.format
-    return learner
 
 
 def _pixels(
@@ -252,6 +267,7 @@ def _summary(learner: Learner, best: Best, seconds: float) -> dict[str, Any]:
         "parameters": parameter_count(learner.model),
         "trained_parameters": parameter_count(learner.trained),
         "formats": {task: str(form) for task, form in learner.formats.items()},
+        "memory_mb": devices.peak_memory_mb(learner.device),
         "device": devices.describe(learner.device),
         "torch": torch.__version__,
     }

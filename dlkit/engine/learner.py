@@ -19,9 +19,8 @@ from dlkit.config import FinetuneConfig, first_phases, parse, steps_per_epoch
 from dlkit.engine.device import random_state, release_memory, set_random_state
 from dlkit.engine.model import Classifier, Tail
 from dlkit.engine.pixels import EVALUATION_BATCH, Pixels
-from dlkit.engine.speed import FEATURES, TRAINING
 from dlkit.errors import MemoryFullError
-from dlkit.evidence import Format
+from dlkit.evidence import FEATURES, TRAINING, Format
 from dlkit.runs.records import Change
 
 HEAD, PARTIAL, FULL = "head", "partial", "full"

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlkit.config import FinetuneConfig
+from dlkit.config import FinetuneConfig, views
 from dlkit.engine.device import is_out_of_memory
 from dlkit.engine.learner import FULL, HEAD, PARTIAL, TITLES, Learner
 from dlkit.engine.model import Classifier, Tail, freeze_batchnorm
 from dlkit.engine.pixels import Pixels, shuffled_batches, validation_batches
 from dlkit.engine.rows import Rows
-from dlkit.engine.speed import DTYPES, FEATURES, Frozen
+from dlkit.engine.speed import DTYPES, Frozen
 from dlkit.engine.stages import cut
-from dlkit.evidence import REFERENCE
+from dlkit.evidence import FEATURES, REFERENCE
 
 DEPTHS = 4  # into how many parts, from the first layers to the last, a backbone is divided for their learning rates
 
@@ -194,6 +194,7 @@ class KeptPhase(Phase):
         if form != REFERENCE:
             frozen = Frozen(network, form, learner.validation.batch(np.array([0]), None, learner.device))
         dtype = torch.float32 if kind == HEAD else DTYPES[form.precision]
+        self.frozen, self._dtype = frozen, dtype
         self._features = Features(learner, learner.train, frozen, dtype, self._views)
         self._validation = Features(learner, learner.validation, frozen, dtype)
 
@@ -216,6 +217,10 @@ class KeptPhase(Phase):
     def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:
         """Return the frozen network's outputs for the pictures as they are."""
         return self._validation.of(indices, None)
+
+    def row_bytes(self, indices: np.ndarray) -> float:
+        """Return how many bytes are kept of each of these pictures and view 0."""
+        return self.inputs(indices, 0).numel() * self._dtype.itemsize / len(indices)
 
     def change_augmentation(self) -> None:
         """Forget what was computed of the pictures as they were augmented."""
@@ -298,15 +303,6 @@ def set_modes(learner: Learner, phase: Phase) -> None:
             phase.backbone.eval()
     if not phase.has_learning_batchnorm:
         freeze_batchnorm(phase.module)
-
-
-def views(config: FinetuneConfig, kind: str) -> int:
-    """Return of how many versions of each picture a phase keeps a frozen network's outputs: itself, and augmented ones.
-
-    A head that is only the beginning has one.
-    """
-    is_beginning = kind == HEAD and config.strategy != HEAD
-    return 1 if is_beginning or config.views is None else config.views
 
 
 def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import torch
 
 from dlkit.catalog.augmentations import BatchTransform
 from dlkit.catalog.draws import keys_of
-from dlkit.config import steps_per_epoch
+from dlkit.config import EVALUATION_BATCH, steps_per_epoch
 from dlkit.data.dataset import Split
 from dlkit.engine.preprocess import Preprocessing
 from dlkit.engine.rows import Rows
@@ -26,8 +26,6 @@ from dlkit.errors import DatasetError, DlkitError
 
 #: how many batches are decoded before they are asked for; as bytes, one has a quarter of the size of a float32 batch
 AHEAD = 2
-
-EVALUATION_BATCH = 64
 
 
 class Pixels:

@@ -31,7 +31,7 @@ from dlkit.engine.lane import Lane
 from dlkit.engine.model import Classifier, imagenet_labels, pretrained
 from dlkit.engine.preprocess import preprocessing_of
 from dlkit.errors import DlkitError
-from dlkit.evidence import Choice, Format, known_choices
+from dlkit.evidence import FEATURES, Choice, Format, known_choices
 from dlkit.runs.artifacts import read_description
 from dlkit.settings import settings
 
@@ -132,7 +132,7 @@ def choose_format() -> None:
     if not settings().measure_speed or _key(bundle, target) in known_choices():
         return  # then it was loaded as it shall be
     body, size = bundle.model.eval().to(target).body, bundle.preprocessing.size
-    choice = speed.choose(speed.FEATURES, bundle.backbone, body, size, target, "auto")
+    choice = speed.choose(FEATURES, bundle.backbone, body, size, target, "auto")
     if _form_of(choice) != FOLDED:
         ready = _ready(bundle, target, _form_of(choice))
         with _shelf:
@@ -261,7 +261,7 @@ def _known_form(bundle: Bundle, device: torch.device) -> Format:
 
 
 def _key(bundle: Bundle, device: torch.device) -> str:
-    return speed.key_of(speed.FEATURES, bundle.backbone, bundle.preprocessing.size, device)
+    return speed.key_of(FEATURES, bundle.backbone, bundle.preprocessing.size, device)
 
 
 def _form_of(choice: Choice) -> Format:

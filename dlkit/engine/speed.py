@@ -14,14 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dlkit import machine
+from dlkit import evidence
 from dlkit.engine.device import is_out_of_memory, release_memory
 from dlkit.engine.folding import fold_batchnorm
 from dlkit.errors import DlkitError
-from dlkit.evidence import PLAIN, REFERENCE, Choice, Format, known_choices, remember
+from dlkit.evidence import FEATURES, PLAIN, REFERENCE, Choice, Format, known_choices, remember
 from dlkit.settings import settings
 
-FEATURES, TRAINING = "features", "training"
 TRIAL_BATCH = 16
 TRIAL_SECONDS = 0.3  # of each format, after a first run that is not counted
 LONGEST_SECONDS = 15  # of all formats; what takes longer is a machine that is busy, and nothing to be remembered
@@ -78,11 +77,14 @@ def choose(task: str, name: str, network: nn.Module, size: int, device: torch.de
 
 
 def key_of(task: str, name: str, size: int, device: torch.device) -> str:
-    """Return what a measurement is remembered by: all that may change it."""
-    where = f"{machine.processor()}, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    return f"{task} of {name} at {size} px on {device.type}, {where}, torch {torch.__version__}"
+    """Return what a measurement in this process is remembered by."""
+    return evidence.key_of(evidence.task_of(task, name, size), place_of(device))
+
+
+def place_of(device: torch.device) -> str:
+    """Return where this process measures."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return evidence.place(device.type, name, torch.get_num_threads())
 
 
 def _trial(task: str, network: nn.Module, size: int, device: torch.device) -> tuple[Choice, bool]:

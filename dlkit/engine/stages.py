@@ -10,10 +10,8 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dlkit.config import SHARES
 from dlkit.errors import ConfigError
-
-#: how much of the forward pass's work lies in the tail, at most
-SHARES = {"last-half": 1 / 2, "last-third": 1 / 3, "last-quarter": 1 / 4}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dlkit.engine.device import is_out_of_memory, random_state, set_random_state
 from dlkit.engine.learner import Learner
 from dlkit.engine.phases import Phase
 from dlkit.engine.pixels import seeded
-from dlkit.engine.speed import TRAINING
 from dlkit.errors import DivergedError
+from dlkit.evidence import TRAINING
 
 
 def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) -> tuple[float, float, float, int, int]:

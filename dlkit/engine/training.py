@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from dlkit.config import FinetuneConfig, learning_rates
+from dlkit.config import FinetuneConfig, learning_rates, views
 from dlkit.engine.auto import end_in_time, go_deeper
 from dlkit.engine.learner import FULL, Learner, Sums
-from dlkit.engine.phases import Phase, begin_phase, forward, set_modes, views
+from dlkit.engine.phases import Phase, begin_phase, forward, set_modes
 from dlkit.engine.pixels import shuffled_batches, validation_batches
-from dlkit.engine.speed import FEATURES
 from dlkit.engine.steps import step_at
 from dlkit.errors import DivergedError, DlkitError
+from dlkit.evidence import FEATURES
 from dlkit.runs.records import Point, Progress
 
 REPORT_SECONDS = 0.2

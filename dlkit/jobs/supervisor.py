@@ -18,6 +18,7 @@ from typing import IO
 
 from dlkit import files, locks, machine
 from dlkit.errors import StoreError
+from dlkit.evidence import worker_threads
 from dlkit.runs import service
 from dlkit.runs.records import Failure, Kind, Run, Slot, State, Wish
 from dlkit.settings import settings
@@ -209,15 +210,6 @@ class Warm:
         environment = {**_common_environment(), "OPENBLAS_NUM_THREADS": "1"}
         log = settings().folder() / "supervisor.log"
         self._process = service.start_process(["dlkit.jobs.warm"], log, environment, subprocess.PIPE)
-
-
-def worker_threads() -> int:
-    """Return how many CPU threads a worker uses: what the settings say, or its share of all cores.
-
-    Of more than two the server has one for itself; of two, half of a training's speed would be too much for it.
-    """
-    cores = machine.cores() - (machine.cores() > 2)
-    return settings().worker_threads or max(1, cores // settings().cpu_slots)
 
 
 def _worker_environment(run: Run) -> dict[str, str]:

@@ -35,6 +35,7 @@ from dlkit.errors import (
     RunError,
     StoreError,
 )
+from dlkit.estimate import Estimate, estimate
 from dlkit.runs import service
 from dlkit.runs.records import WISHED, Change, Checkpoint, Failure, Kind, Point, Progress, Run, State, Wish
 from dlkit.runs.store import Beat
@@ -257,6 +258,7 @@ def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
     config = parse(run.config)
     _fetch_missing(config, reporter)
     service.check_room(config)
+    told = estimate(config)
     reporter.say(Progress("loading PyTorch"))
     from dlkit.engine import finetuning  # heavy: torch is imported here
 
@@ -271,10 +273,15 @@ def finetune(run: Run, reporter: Reporter) -> dict[str, Any]:
                 raise Interrupted(Wish.CANCEL)
             reporter.say(event.progress)
             if event.summary:
-                return dict(event.summary)
+                return {**event.summary, "estimate": _in_short(told)}
     except DiskFullError:
         raise files.disk_full(folder, service.room_of(run)) from None
     raise AssertionError("training ended without a summary")
+
+
+def _in_short(told: Estimate) -> dict[str, Any]:
+    """Return what an estimate said, to stand beside what the run then took."""
+    return {"seconds": told.seconds, "memory_mb": told.memory_mb, "is_measured": told.is_measured}
 
 
 def _last_state(run: Run) -> dict[str, Any] | None:
@@ -329,10 +336,23 @@ def find(run: Run, reporter: Reporter) -> dict[str, Any]:
     raise AssertionError("the search for a learning rate ended without a curve")
 
 
+def measure(run: Run, reporter: Reporter) -> dict[str, Any]:
+    """Measure what the parts of a training cost; what is found is remembered for the whole machine."""
+    config = parse(run.config)
+    reporter.say(Progress("loading PyTorch"))
+    from dlkit.engine import measuring  # heavy: torch is imported here
+
+    for progress in measuring.measure(config, reporter.worked):
+        _heed(reporter)
+        reporter.say(progress)
+    return {"seconds": reporter.worked}
+
+
 TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {
     Kind.FINETUNE: finetune,
     Kind.FETCH: fetch,
     Kind.FIND: find,
+    Kind.MEASURE: measure,
 }
 
 

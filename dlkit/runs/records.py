@@ -43,6 +43,7 @@ class Kind(StrEnum):
     FINETUNE = "finetune"
     FETCH = "fetch"
     FIND = "find"  # a learning rate
+    MEASURE = "measure"  # what the parts of a training cost
 
 
 class Slot(StrEnum):

@@ -41,6 +41,8 @@ BESIDE_THE_CURVE = (
     "early_stopping",
 )
 KEPT_SEARCHES = 10  # for learning rates
+#: settings that change what is measured of a training's parts; which of the others a run has changes nothing of it
+MEASURED = ("dataset", "backbone", "unfreeze_from", "image_size", "precision", "device")
 NAME_LETTERS = 80  # what the store has room for
 CHANGEABLE = ("learning_rate", "augmentation", "epochs", "frozen")
 #: what is looked at to tell how long a run will take
@@ -108,7 +110,25 @@ def submit_find(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_U
     Where one for such settings waits or is at work, that one is returned. Of those that have ended the last ones stay.
     """
     config = _searched(values if isinstance(values, FinetuneConfig) else parse(values))
-    needs, known = _slot_for(config.device), store().list_runs(Kind.FIND)
+    return _queue_once(Kind.FIND, f"Learning rate · {config.name}", config, actor)
+
+
+def submit_measure(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_USER) -> Run:
+    """Queue the measuring of what a run like this costs, in every strategy; as `submit_find` does otherwise."""
+    config = _measured(values if isinstance(values, FinetuneConfig) else parse(values))
+    return _queue_once(Kind.MEASURE, f"Measure · {BACKBONES[config.backbone].title}", config, actor)
+
+
+def active_measure(config: FinetuneConfig) -> Run | None:
+    """Return the measuring of such settings that waits or is at work."""
+    wanted = _measured(config).model_dump(mode="json")
+    active = (run for run in store().active() if run.kind == Kind.MEASURE)
+    return next((run for run in active if run.config == wanted), None)
+
+
+def _queue_once(kind: Kind, name: str, config: FinetuneConfig, actor: str) -> Run:
+    """Queue a job that keeps no file, unless the same waits or is at work; forget all but the last of its kind."""
+    needs, known = _slot_for(config.device), store().list_runs(kind)
     settings_of_it = config.model_dump(mode="json")
     for run in known:
         if not run.has_ended and run.config == settings_of_it:
@@ -116,8 +136,7 @@ def submit_find(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_U
     for run in [run for run in known if run.has_ended][KEPT_SEARCHES - 1 :]:
         with contextlib.suppress(RunError):  # somebody else was quicker
             delete(run.id)
-    name = f"Learning rate · {config.name}"[:NAME_LETTERS]
-    return _queue(Kind.FIND, name, settings_of_it, needs, actor)
+    return _queue(kind, name[:NAME_LETTERS], settings_of_it, needs, actor)
 
 
 def latest_find(config: FinetuneConfig) -> Run | None:
@@ -140,6 +159,11 @@ def differences(found: Run, config: FinetuneConfig) -> list[str]:
 def _searched(config: FinetuneConfig) -> FinetuneConfig:
     """Return the config with the defaults in place of what does not matter to the search for a learning rate."""
     return parse(config.model_dump(exclude=set(BESIDE_THE_CURVE))).resolved()
+
+
+def _measured(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the config with the defaults in place of what does not matter to the measuring of its parts."""
+    return parse({**config.resolved().model_dump(include=set(MEASURED)), "strategy": "partial"}).resolved()
 
 
 def run(run_id: str) -> Run:

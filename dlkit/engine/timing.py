@@ -1,0 +1,77 @@
+"""What a phase of a training costs: a few batches on a copy of the learner, timed by the training's own functions."""
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlkit.engine.learner import Learner
+from dlkit.engine.phases import Phase, begin_phase, forward, set_modes
+from dlkit.engine.pixels import shuffled_batches
+from dlkit.engine.steps import step_at
+from dlkit.errors import DivergedError
+from dlkit.evidence import FEATURES
+
+MEASURED_BATCHES = 3  # of what is kept: the first time a network has to choose its kernels
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a phase costs for one picture, in seconds: once, for what it keeps; in a step; and when it is checked."""
+
+    once: float
+    step: float
+    check: float
+
+
+def phase_apart(learner: Learner, kind: str) -> tuple[Learner, Phase]:
+    """Return a copy of the learner that has begun this phase and no other; the pictures are shared."""
+    copied = Learner(learner.config, copy.deepcopy(learner.model), learner.train, learner.validation, learner.device)
+    copied.formats, copied.micro_batch, copied.room = learner.formats, learner.micro_batch, learner.room
+    copied.phases = [(kind, 1)]
+    phase = begin_phase(copied)
+    set_modes(copied, phase)
+    return copied, phase
+
+
+def time_phase(copied: Learner, phase: Phase, pictures: int | None = None) -> Costs:
+    """Return what a phase of a copy costs; `pictures` is how many go into its steps, a batch where it is not given.
+
+    It moves the copy's weights, and draws from torch's generators. MemoryFullError where not one picture fits.
+    """
+    batches = shuffled_batches(len(copied.train), copied.config.batch_size, copied.config.seed, 0)
+    once = []
+    for batch in batches[:MEASURED_BATCHES]:
+        started = time.perf_counter()
+        done = max((total for _, total in phase.prepare(batch, 0)), default=0)
+        once += [(time.perf_counter() - started) / done] if done else []
+    indices = batches[0][:pictures]
+    inputs = phase.inputs(indices, 0)
+    step = time_step(copied, phase, indices)
+    module = copied.kept()
+    check = _quickest(lambda: forward(copied, module, inputs, phase.precision(FEATURES)).sum().item())
+    return Costs(min(once, default=0.0), step / len(indices), check / len(indices))
+
+
+def time_step(copied: Learner, phase: Phase, indices: np.ndarray) -> float:
+    """Return the seconds of a step of a copy on these pictures."""
+    return _quickest(lambda: _blind_step(copied, phase, indices))
+
+
+def _blind_step(copied: Learner, phase: Phase, indices: np.ndarray) -> None:
+    """Take a step without looking at what it does: only its time matters."""
+    with suppress(DivergedError):  # the training will say so
+        step_at(copied, phase, indices, copied.config.rate)
+
+
+def _quickest(work: Callable[[], object]) -> float:
+    """Return the seconds of the quicker of two runs; `work` waits for the device."""
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

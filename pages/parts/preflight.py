@@ -1,0 +1,60 @@
+"""The pre-flight card: what a run will take on this machine, before it is launched, and what to change."""
+
+import streamlit as st
+
+from dlkit.config import FinetuneConfig
+from dlkit.estimate import Estimate, by_strategy
+from dlkit.runs import service
+from dlkit.words import about, about_size, escape_markdown
+from pages.parts.notices import told
+from pages.parts.progress import follow
+
+
+def show_strategies(estimates: dict[str, Estimate]) -> None:
+    """Show in one line what each strategy would take, where that is known."""
+    known = [f"{name} {about(one.seconds)}" for name, one in estimates.items() if one.seconds is not None]
+    if known:
+        st.caption(" · ".join(known))
+
+
+def show_card(config: FinetuneConfig, expected: Estimate) -> None:
+    """Show time, memory and disk, what they rest on, and what does not fit; offer to measure what is not known."""
+    time, memory, disk = st.columns(3)
+    time.metric("Time", about(expected.seconds), help=_phases(expected))
+    memory.metric(
+        "Memory",
+        about_size(expected.memory_mb),
+        help="The most that the run needs at a time; on a GPU, of the GPU's memory.",
+    )
+    disk.metric("Disk", about_size(expected.disk_mb), help="What the run may write at most while it goes on.")
+    st.caption(escape_markdown(expected.basis))
+    for note in expected.notes:
+        st.info(escape_markdown(note), icon=":material/info:")
+    if not expected.is_measured:
+        show_measuring(config)
+
+
+def show_measuring(config: FinetuneConfig) -> None:
+    """Offer to measure what such a run costs, or show how far that is."""
+    run = service.active_measure(config)
+    if run is not None:
+        follow(run.id)
+        return
+    if st.button(
+        "Measure",
+        icon=":material/speed:",
+        key="measure",
+        help="Tries a few batches on this machine: less than a minute, once per data set, backbone and image size.",
+    ):
+        with told():
+            service.submit_measure(config)
+            st.rerun()
+
+
+def estimates_of(config: FinetuneConfig | None) -> dict[str, Estimate]:
+    """Return what each strategy would take with these settings."""
+    return {} if config is None else by_strategy(config)
+
+
+def _phases(expected: Estimate) -> str:
+    return " · ".join(f"{what} {about(seconds)}" for what, seconds in expected.phases) or "Not measured here yet."

@@ -820,12 +820,34 @@ def overhead(options: Options) -> Iterator[Row]:
     figures = f"{spread(ratios, 3)}; of CPU time {spread(cpu_ratios, 3)}; {options.pairs} pairs"
     what = f"{median(saved):g} checkpoints in {median(lengths):.0f} s, reports, supervisor: ratio to the time without"
     yield what, figures, f"≤ {PROMISED_OVERHEAD}", median(ratios) <= PROMISED_OVERHEAD
+    seconds = _checkpoint_seconds()
+    share = median(seconds) / 60
+    yield "a checkpoint, s, and its share of a minute", f"{spread(seconds, 3)}, {share:.2%}", "≤ 3 %", share <= 0.03
     for title, warm in (("cold", "0"), ("warm", "1")):
         variables = {"DLKIT_WARM_WORKER": warm, "DLKIT_CHECKPOINT_SECONDS": "60"}
         with tempfile.TemporaryDirectory() as name, data_folder(Path(name) / "home", **variables):
             ended(service.submit(TINY))  # the first finds the supervisor, and the other process, still starting
             seconds = [_seconds_to_first_step() for _ in range(options.pairs)]
         yield f"submit to first step on record, {title} worker, s", spread(seconds, 1), "–", True
+
+
+#: a few steps of a training, and then its checkpoint nine times; the seconds are printed
+CHECKPOINTS = """
+import json, sys, time
+from pathlib import Path
+from dlkit.config import parse
+from dlkit.data.dataset import open_dataset
+from dlkit.engine.checkpoint import save_checkpoint
+from dlkit.engine.finetuning import make_learner
+from dlkit.engine.training import train
+config = parse({**json.loads(sys.argv[1]), "head_epochs": 0}).resolved()
+learner = make_learner(config, open_dataset(config.dataset))
+next(report for report in train(learner) if learner.step > 2)
+for _ in range(9):
+    started = time.perf_counter()
+    save_checkpoint(learner.state(), Path(sys.argv[2]), 1)
+    print(time.perf_counter() - started)
+"""
 
 
 @dataclass(frozen=True)
@@ -861,6 +883,15 @@ def _bare_seconds(folder: Path) -> Spent:
         time.sleep(0.2)
     assert bare.stdout is not None
     return Spent(float(bare.stdout.read()), cpu)
+
+
+def _checkpoint_seconds() -> list[float]:
+    """Return how long it takes to write the checkpoint of a training of all layers, several times."""
+    environment = {**os.environ, **supervisor._common_environment()}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", CHECKPOINTS, json.dumps(LONGER), folder]
+        found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return [float(seconds) for seconds in found.stdout.split()]
 
 
 def _seconds_to_first_step() -> float:

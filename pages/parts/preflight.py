@@ -19,14 +19,18 @@ def show_strategies(estimates: dict[str, Estimate]) -> None:
 
 def show_card(config: FinetuneConfig, expected: Estimate) -> None:
     """Show time, memory and disk, what they rest on, and what does not fit; offer to measure what is not known."""
-    time, memory, disk = st.columns(3)
-    time.metric("Time", about(expected.seconds), help=_phases(expected))
-    memory.metric(
-        "Memory",
-        about_size(expected.memory_mb),
-        help="The most that the run needs at a time; on a GPU, of the GPU's memory.",
+    figures = (
+        ("Time", about(expected.seconds), _phases(expected)),
+        (
+            "Memory",
+            about_size(expected.memory_mb),
+            "The most that the run needs at a time; on a GPU, of the GPU's memory.",
+        ),
+        ("Disk", about_size(expected.disk_mb), "What the run may write at most while it goes on."),
     )
-    disk.metric("Disk", about_size(expected.disk_mb), help="What the run may write at most while it goes on.")
+    with st.container(horizontal=True, gap="medium"):  # wraps where it is narrow: a column would cut the words
+        for label, value, meaning in figures:
+            st.metric(label, value, help=meaning, width="content")
     st.caption(escape_markdown(expected.basis))
     for note in expected.notes:
         st.info(escape_markdown(note), icon=":material/info:")

@@ -296,7 +296,7 @@ def trained(server: LiveServer) -> str:
         for run in store_of(server).list_runs(Kind.FINETUNE):
             if run.state == State.SUCCEEDED and run.summary.get("val_accuracy"):
                 return run.id
-        options = ["--image-size", "64", "--feature-views", "1", "--epochs", "1"]
+        options = ["--image-size", "64", "--views", "1", "--epochs", "1"]
         subprocess.run([sys.executable, "-m", "dlkit", "train", *options], cwd=REPOSITORY, env=server.env, check=True)
     raise AssertionError("the training left no run")
 

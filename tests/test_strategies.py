@@ -1,7 +1,6 @@
 """The strategies that go deeper than the head: where a network is cut, what learns, and what the time allows."""
 
 import copy
-import dataclasses
 import time
 from typing import Any
 
@@ -245,8 +244,7 @@ def test_epoch_of_all_layers_is_not_begun_where_it_would_not_fit(monkeypatch):
     for report in train(learner):
         if report.scores and learner.place == 1:
             learner.seconds_before = 46
-    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), (PARTIAL, 4)] or learner.phases[1][1] <= 4
-    assert FULL not in dict(learner.phases)
+    assert learner.phases == [(HEAD, AUTO_HEAD_EPOCHS), (PARTIAL, 4)]
     assert "the time is up" in learner.steering.notes[-1]
 
 
@@ -327,7 +325,7 @@ def test_measuring_leaves_no_trace(kind):
     assert all(parameter.grad is None for parameter in learner.model.parameters())
     plan = [(HEAD, 2), (PARTIAL, 2), (FULL, 1)]
     for one in (learner, untouched):
-        one.phases, one.config = list(plan), dataclasses.replace(one).config
+        one.phases = list(plan)
         list(train(one))
     assert same(weights_of(learner.model), weights_of(untouched.model))
     assert np.isfinite(epoch)

@@ -6,6 +6,7 @@ and says so; given its state it goes on from there.
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -139,6 +140,10 @@ def finetune(
             if best.accuracy is None and isinstance(error, DivergedError):
                 keeper.take(learner, Best(learner.epoch))
                 keeper.write()
+        raise
+    except Exception:  # a mistake of ours costs no model that was the best
+        with suppress(DlkitError, OSError):
+            keeper.write()
         raise
     if best.accuracy is None:
         best = Best(learner.epoch)

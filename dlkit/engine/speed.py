@@ -103,7 +103,7 @@ def _trial(task: str, network: nn.Module, size: int, device: torch.device) -> tu
     return Choice(best, {str(form): rate for form, rate in rates.items()}), is_whole
 
 
-def _formats(device: torch.device, *, folded: bool, precisions: Iterable[str]) -> list[Format]:
+def _formats(folded: bool, precisions: Iterable[str]) -> list[Format]:
     return [REFERENCE, *(Format(precision, folded=folded) for precision in precisions), PLAIN]
 
 
@@ -111,7 +111,7 @@ def _try_features(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Fo
     precisions = ["float32", "bfloat16"] + (["float16"] if images.device.type == "cuda" else [])
     with torch.no_grad():
         wanted = copy.deepcopy(network).eval()(images).float()
-        for form in dict.fromkeys(_formats(images.device, folded=True, precisions=precisions)):
+        for form in _formats(folded=True, precisions=precisions):
             frozen = Frozen(network, form, images[:1])
             error = (frozen(images) - wanted).norm() / wanted.norm()
             if form == PLAIN or error <= LARGEST_ERROR:
@@ -119,7 +119,7 @@ def _try_features(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Fo
 
 
 def _try_training(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Format, float]]:
-    for form in _formats(images.device, folded=False, precisions=["bfloat16"]):
+    for form in _formats(folded=False, precisions=["bfloat16"]):
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         learning = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
         pictures = images.to(memory_format=layout)

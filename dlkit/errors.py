@@ -102,11 +102,12 @@ class MemoryFullError(DlkitError):
 
 
 class DiskFullError(DlkitError):
-    """No room on the disk; `needed` and `free` in bytes."""
+    """No room on the disk; `needed` and `free` in bytes, `what` for (a file, a data set)."""
 
-    def __init__(self, needed: int, free: int) -> None:
+    def __init__(self, needed: int, free: int, what: str = "") -> None:
         self.needed, self.free = needed, free
-        super().__init__(f"Disk full: {free / 1e6:,.0f} MB free, {-(-needed // 10**6):,} MB needed. Make room.")
+        wanted = f"{-(-needed // 10**6):,} MB needed{f' for {what}' if what else ''}"
+        super().__init__(f"Disk full: {free / 1e6:,.0f} MB free, {wanted}. Make room.")
 
 
 class StoreError(DlkitError):

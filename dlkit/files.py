@@ -91,6 +91,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def disk_full(folder: Path, needed: int) -> DiskFullError:
-    """Return the error that says how much room there is and how much is needed."""
-    return DiskFullError(needed, free_bytes(folder))
+def disk_full(folder: Path, needed: int, what: str = "") -> DiskFullError:
+    """Return the error that says how much room there is, how much is needed, and what for."""
+    return DiskFullError(needed, free_bytes(folder), what)

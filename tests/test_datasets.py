@@ -26,7 +26,7 @@ from dlkit.catalog.remote import RemoteFile
 from dlkit.data import fetch as fetch_module
 from dlkit.data.dataset import Dataset, is_here, open_dataset, prepare
 from dlkit.data.fetch import FetchProgress
-from dlkit.errors import DatasetError, DownloadError, OfflineError, UnknownChoice
+from dlkit.errors import DatasetError, DiskFullError, DownloadError, OfflineError, UnknownChoice
 from tests.file_server import FileServer
 
 LOCAL = [entry.name for entry in DATASETS.values() if not entry.files]
@@ -532,7 +532,7 @@ def test_index_says_the_same_as_a_new_listing(offer, home):
 def test_full_disk_while_unpacking_is_said(offer, monkeypatch):
     offer("dtd")
     monkeypatch.setattr(os, "replace", full_disk_after(os.replace, calls=1))
-    with pytest.raises(DownloadError, match="Unpacking Describable Textures needs"):
+    with pytest.raises(DiskFullError, match="MB needed for unpacking Describable Textures"):
         list(prepare("dtd"))
     assert not is_here("dtd")
 

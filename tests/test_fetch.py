@@ -4,15 +4,15 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from dlkit import files
 from dlkit.catalog.remote import RemoteFile
 from dlkit.data import fetch as fetch_module
 from dlkit.data.fetch import FetchProgress, fetch
-from dlkit.errors import DownloadError, OfflineError
+from dlkit.errors import DiskFullError, DownloadError, OfflineError
 from tests.file_server import FileServer
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
@@ -203,12 +203,12 @@ def test_redirect_from_https_to_http_is_refused():
 
 
 def test_full_disk_is_said_before_anything_is_asked(server, folder, monkeypatch):
-    monkeypatch.setattr(fetch_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
-    with pytest.raises(DownloadError, match=r"big\.bin needs 1 MB of disk; 0 MB are free"):
+    monkeypatch.setattr(files, "free_bytes", lambda _: 10_000)
+    with pytest.raises(DiskFullError, match=r"^Disk full: 0 MB free, 1 MB needed for big\.bin\. Make room\.$"):
         fetch_all(remote(server), folder)
     assert server.requests == []
 
 
 def test_disk_that_fills_up_on_the_way_is_said(server):
-    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(DownloadError, match="needs 1 MB of disk"):
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(DiskFullError, match="1 MB needed for big"):
         fetch_module._write(remote(server), full, b"x")

@@ -3,7 +3,6 @@
 A fetched set lies in DLKIT_HOME/datasets/NAME. It appears there by one rename, so what is visible is whole.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dlkit import files
 from dlkit.catalog.datasets import DatasetEntry, dataset_entry
 from dlkit.data.archives import is_archive, unpack
-from dlkit.data.fetch import FetchProgress, disk_full, fetch, take_lock
+from dlkit.data.fetch import FetchProgress, fetch, take_lock
 from dlkit.data.layouts import LAYOUTS, Listing
 from dlkit.data.split import FileSplit, Split
 from dlkit.errors import DatasetError, UnknownChoice
@@ -60,8 +60,8 @@ def is_here(name: str) -> bool:
 def prepare(name: str) -> Iterator[FetchProgress]:
     """Fetch and unpack a set unless it is here. To cancel is to stop asking; the next time goes on from there.
 
-    Raises UnknownChoice, DownloadError (OfflineError among them) and DatasetError; after each of them nothing of the
-    set is visible, and the same call may be repeated.
+    Raises UnknownChoice, DownloadError (OfflineError among them), DiskFullError and DatasetError; after each of them
+    nothing of the set is visible, and the same call may be repeated.
     """
     entry = dataset_entry(name)
     if is_here(name):
@@ -107,8 +107,9 @@ def _build(entry: DatasetEntry, downloads: Path, staging: Path) -> Iterator[Fetc
         _write_index(staging, _list(entry, staging))
         os.replace(staging, _folder(entry))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(f"Unpacking {entry.title}", entry.download_mb, staging.parent) from error
+        if error.errno in files.FULL:
+            needed = round(2e6 * entry.download_mb)  # no archive of the catalog unpacks to more
+            raise files.disk_full(staging.parent, needed, f"unpacking {entry.title}") from error
         raise DatasetError(
             f"{entry.title} could not be unpacked into {staging.parent} ({error}). Check that it may be written."
         ) from error

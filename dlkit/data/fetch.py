@@ -4,13 +4,11 @@ While it arrives a file is called NAME.part, with NAME.part.json beside it to sa
 a part of. It knows nothing of what is in the file.
 """
 
-import errno
 import hashlib
 import http.client
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -20,10 +18,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from dlkit import locks
+from dlkit import files, locks
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.remote import RemoteFile
-from dlkit.errors import DownloadError, OfflineError
+from dlkit.errors import DiskFullError, DownloadError, OfflineError
 from dlkit.settings import settings
 
 CHUNK_BYTES = 1 << 18
@@ -48,8 +46,8 @@ def fetch(file: RemoteFile, folder: Path, *, timeout_seconds: float | None = Non
     """Bring `folder / file.name` there, whole and with the right digest, or raise and leave a part to go on from.
 
     To cancel is to stop asking: the part stays. `timeout_seconds` is the longest silence of the server (None: the
-    setting). Raises OfflineError when the server cannot be reached or falls silent, DownloadError when it refuses,
-    when the file is not the expected one, and when the disk is full.
+    setting). Raises OfflineError when the server cannot be reached or falls silent, DownloadError when it refuses
+    and when the file is not the expected one, DiskFullError when there is no room for it.
     """
     timeout = settings().download_timeout_seconds if timeout_seconds is None else timeout_seconds
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,15 +71,6 @@ def take_lock(path: Path, name: str) -> Generator[FetchProgress, None, IO[bytes]
         yield FetchProgress(name, 0, None, "waiting")
         time.sleep(LOCK_POLL_SECONDS)
     return lock
-
-
-def disk_full(name: str, needed_mb: float, folder: Path) -> DownloadError:
-    """Return the error that says how much room `name` needs."""
-    free_mb = shutil.disk_usage(folder).free / 1e6
-    return DownloadError(
-        f"{name} needs {needed_mb:,.0f} MB of disk; {free_mb:,.0f} MB are free in {folder}. "
-        "Free some space, or set DLKIT_HOME to a larger disk."
-    )
 
 
 def _receive(file: RemoteFile, part: Path, timeout: float) -> Iterator[FetchProgress]:
@@ -151,8 +140,8 @@ def _write(file: RemoteFile, output: IO[bytes], chunk: bytes) -> None:
         output.write(chunk)
         output.flush()  # so that a full disk is noticed here
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(file.name, file.size_mb, Path(output.name).parent) from error
+        if error.errno in files.FULL:
+            raise _disk_full(file, Path(output.name)) from error
         raise
 
 
@@ -173,8 +162,13 @@ def _host(file: RemoteFile) -> str:
 
 
 def _check_space(file: RemoteFile, part: Path) -> None:
-    if file.size_mb * 1e6 - _size(part) > shutil.disk_usage(part.parent).free:
-        raise disk_full(file.name, file.size_mb, part.parent)
+    if file.size_mb * 1e6 - _size(part) > files.free_bytes(part.parent):
+        raise _disk_full(file, part)
+
+
+def _disk_full(file: RemoteFile, part: Path) -> DiskFullError:
+    """Return the error that says how much room the rest of the file needs: at least one MB, as its size is rounded."""
+    return files.disk_full(part.parent, max(10**6, round(file.size_mb * 1e6) - _size(part)), file.name)
 
 
 def _range_headers(file: RemoteFile, part: Path) -> dict[str, str]:

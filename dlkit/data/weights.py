@@ -40,7 +40,7 @@ def fetch_weights(entry: BackboneEntry) -> Iterator[FetchProgress]:
     """Download the weights and yield the progress; nothing happens for weights that a package carries.
 
     Weights that are here already are fetched anew, which mends a damaged file.
-    Raises DownloadError, OfflineError.
+    Raises DownloadError, OfflineError, DiskFullError.
     """
     if isinstance(entry.weights, PackagedFile):
         return

@@ -25,6 +25,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of the training after each step, however quick it was."""
+    monkeypatch.setattr("dlkit.engine.training.REPORT_SECONDS", 0)
+
+
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """A headless Chromium, closed before the next module: while Playwright 1.65 is open, `asyncio.run` fails."""

@@ -13,7 +13,7 @@ import torch
 from dlkit.catalog.suggestions import SUGGESTIONS
 from dlkit.config import describe
 from dlkit.engine import learner as learners
-from dlkit.engine import rate_finder, training
+from dlkit.engine import rate_finder
 from dlkit.engine.learner import Learner
 from dlkit.engine.rate_finder import BLOWN_UP, HIGHEST, LOWEST, STEPS, RateCurve, growing_rates, smooth, suggest, sweep
 from dlkit.engine.training import train
@@ -37,12 +37,6 @@ KINDS = pytest.mark.parametrize("values", [HEAD, FULL], ids=["head", "full"])
 @pytest.fixture(autouse=True)
 def _one_thread():
     yield from one_thread()
-
-
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report of the training after each step, however quick it was."""
-    monkeypatch.setattr(training, "REPORT_SECONDS", 0)
 
 
 def curve_of(learner: Learner, steps: int = STEPS) -> RateCurve:

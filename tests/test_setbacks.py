@@ -48,12 +48,6 @@ def _one_thread():
     yield from one_thread()
 
 
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report after each step, however quick it was."""
-    monkeypatch.setattr(training, "REPORT_SECONDS", 0)
-
-
 class Backward(torch.autograd.Function):
     """Passes all through, and fails on the way back where there are more than `most` pictures."""
 

@@ -60,12 +60,6 @@ def flowers() -> Dataset:
     return few_flowers()
 
 
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report after each step, however quick it was."""
-    monkeypatch.setattr(training, "REPORT_SECONDS", 0)
-
-
 # Reports
 
 

@@ -30,7 +30,8 @@ from dlkit.catalog.schedules import SCHEDULES
 from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
 from dlkit.data.dataset import open_dataset
 from dlkit.data.images import image_digest
-from dlkit.errors import ConfigError, StoreError
+from dlkit.data.split import FileSplit
+from dlkit.errors import ConfigError, ImageError, StoreError
 from dlkit.estimate import by_strategy
 from dlkit.figures.curves import MOST_POINTS
 from dlkit.runs import artifacts, service
@@ -1071,6 +1072,22 @@ def test_samples_of_the_own_data_set_are_offered(model: Path) -> None:
     assert {"photo_samples", "class_samples"} <= set(pills)
     app = sound(pills["class_samples"].set_value([0, 4]).run())
     assert len(app.dataframe[0].value) == 6
+
+
+def test_picture_of_a_data_set_that_is_mended_gets_its_answer(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_results(ended(State.SUCCEEDED), model)
+    app = opened("predict", model=run.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSplit, "read", refused)
+        app = sound(app.pills(key="class_samples").set_value([1]).run())
+        assert errors(app) == ["damaged.jpg is damaged."] * 3
+    app = sound(app.run())
+    assert not app.error
+    assert len(app.dataframe[0].value) == 3
+
+
+def refused(split: FileSplit, index: int) -> Image.Image:
+    raise ImageError("damaged.jpg is damaged.")
 
 
 # Data

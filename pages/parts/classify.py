@@ -48,6 +48,7 @@ class Picture:
     name: str
     key: str  # tells its content from any other's: answers are kept under it
     read: Callable[[], Image.Image]  # RGB; ImageError where it is none
+    may_be_mended: bool = False  # then what is wrong with it is not kept
 
 
 def uploaded(file: UploadedFile) -> Picture:
@@ -65,7 +66,7 @@ def sample(title: str) -> Picture:
 
 def validation_picture(dataset: Dataset, index: int) -> Picture:
     """Return a validation picture of a data set."""
-    return Picture(dataset.val.name(index), f"{dataset.fingerprint} {index}", lambda: dataset.val.read(index))
+    return Picture(dataset.val.name(index), f"{dataset.fingerprint} {index}", lambda: dataset.val.read(index), True)
 
 
 def model_names() -> dict[str, str]:
@@ -107,7 +108,8 @@ def classify_many(model: str, pictures: Sequence[Picture]) -> Iterator[Answer]:
     for picture in pictures:
         while picture.key not in found:
             key, answer = next(stream)
-            found[key] = _answers.put((*version, key), answer)
+            is_lasting = not (isinstance(answer, DlkitError) and unknown[key].may_be_mended)
+            found[key] = _answers.put((*version, key), answer) if is_lasting else answer
         yield found[picture.key]
 
 

@@ -30,6 +30,8 @@ CATALOGS: dict[str, Mapping[str, Any]] = {
     "augmentation": AUGMENTATIONS,
     "mixing": MIXINGS,
 }
+#: fields by which the defaults of others go
+CHOICES = (*CATALOGS, "strategy")
 #: fields whose default is the chosen optimizer's or schedule's own
 OPTIMIZER_SETTINGS = tuple(dict.fromkeys(name for entry in OPTIMIZERS.values() for name in entry.settings))
 SCHEDULE_SETTINGS = tuple(dict.fromkeys(name for entry in SCHEDULES.values() for name in entry.settings))
@@ -214,9 +216,8 @@ class FinetuneConfig(BaseModel):
 
         `parse(config.changes()).resolved()` is the config again, but for its name.
         """
-        chosen = {name: getattr(self, name) for name in (*CATALOGS, "strategy")}
-        defaults = parse(chosen).resolved().model_dump() | {name: describe(name).default for name in chosen}
         values = self.model_dump(exclude={"name"})
+        defaults = own_defaults(values) | {name: describe(name).default for name in CHOICES}
         return {name: value for name, value in values.items() if value not in (None, defaults[name])}
 
     def optimizer_settings(self) -> dict[str, float]:
@@ -231,6 +232,11 @@ class FinetuneConfig(BaseModel):
         return {
             name: default if getattr(self, name) is None else getattr(self, name) for name, default in defaults.items()
         }
+
+
+def own_defaults(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what each setting is where it is left empty, for these CHOICES; they need not fit together yet."""
+    return FinetuneConfig.model_construct(**{name: choices[name] for name in CHOICES}).resolved().model_dump()
 
 
 def learning_rates(config: FinetuneConfig, epochs: int, batches: int, steps: Iterable[int]) -> list[float]:

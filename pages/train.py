@@ -10,7 +10,16 @@ from dlkit.catalog.backbones import BACKBONES, BackboneEntry
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
-from dlkit.config import CATALOGS, FinetuneConfig, describe, first_phases, parse, settings_in_use, steps_per_epoch
+from dlkit.config import (
+    CATALOGS,
+    FinetuneConfig,
+    describe,
+    first_phases,
+    own_defaults,
+    parse,
+    settings_in_use,
+    steps_per_epoch,
+)
 from dlkit.data.dataset import is_here
 from dlkit.data.weights import has_weights
 from dlkit.errors import ConfigError
@@ -119,10 +128,9 @@ def choose_optimizer(strategy: str) -> tuple[dict[str, Any], DeltaGenerator]:
 def choose_details(values: dict[str, Any]) -> dict[str, Any]:
     """Draw every other setting that the choices use, in groups."""
     chosen: dict[str, Any] = {}
-    schedule, mixing = (link.named(name, CATALOGS[name], describe(name).default) for name in ("schedule", "mixing"))
-    defaults = {**OPTIMIZERS[values["optimizer"]].settings, **SCHEDULES[schedule].settings}
-    choices = {"schedule": schedule, "mixing": mixing, **values}
-    used = settings_in_use(choices)
+    drawn_here = {name: link.named(name, CATALOGS[name], describe(name).default) for name in CATALOGS - values.keys()}
+    choices = {**drawn_here, **values}
+    defaults, used = own_defaults(choices), settings_in_use(choices)
     for title, names in forms.GROUPS.items():
         shown = [name for name in names if name in used and name not in values]
         if shown:

@@ -389,6 +389,18 @@ def test_both_levels_mean_the_same_run() -> None:
     assert first == second == FinetuneConfig().resolved()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "augmentation", "views"), [("head", "light", 1), ("partial", "light", 2), ("auto", "none", 1)]
+)
+def test_empty_field_shows_what_it_stands_for(strategy: str, augmentation: str, views: int) -> None:
+    choices = {"strategy": strategy, "augmentation": augmentation, "backbone": "vit-b-16"}
+    app = opened("train", level="expert", **choices)
+    defaults = parse(choices).resolved()
+    shown = {field.key: field.placeholder for field in app.text_input if field.key in FinetuneConfig.model_fields}
+    assert (shown["views"], shown["image_size"], shown["name"]) == (str(views), "224", defaults.name)
+    assert parse({**choices, **shown}) == defaults
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_nonsense_in_a_number_stays_there_is_explained_and_is_not_launched(name: str) -> None:
     app = page_with(name)

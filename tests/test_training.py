@@ -3,6 +3,8 @@
 import copy
 import math
 from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,10 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.config import learning_rates, parse
 from dlkit.data.dataset import Dataset
-from dlkit.engine import finetuning, training
+from dlkit.engine import finetuning, pixels, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.finetuning import Event, Uncontrolled, finetune, make_learner
-from dlkit.engine.learner import Learner
+from dlkit.engine.learner import Learner, Room
 from dlkit.engine.model import BATCHNORM_LAYERS, pretrained
 from dlkit.engine.phases import Features
 from dlkit.engine.pixels import seeded, shuffled_batches
@@ -32,10 +34,12 @@ from dlkit.runs.artifacts import read_validation
 from tests.small_learner import (
     CPU,
     UNEVEN,
+    Squares,
     config_of,
     few_flowers,
     first_batch,
     one_thread,
+    points_of,
     same,
     small_learner,
     steps_of,
@@ -58,6 +62,53 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def flowers() -> Dataset:
     return few_flowers()
+
+
+# What is decoded ahead
+
+
+class Foreseen(Squares):
+    """Pictures that remember which batches were asked for unexpectedly, and which were expected in vain."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.coming, self.unexpected, self.in_vain, self.last = [], [], [], [0]
+
+    def expect(self, batches: list[np.ndarray]) -> None:
+        """Take note of them."""
+        self.in_vain += self.coming
+        self.coming = [batch.tolist() for batch in batches]
+
+    def batch(self, indices: np.ndarray, view: int | None, device: torch.device) -> torch.Tensor:
+        """Return the pictures; only the next batch is an expected one.
+
+        The example that shows the shapes is not, nor again the first batch where it turns out to be beyond the room.
+        """
+        batch = indices.tolist()
+        if self.coming[:1] == [batch]:
+            self.coming.pop(0)
+        elif batch not in ([0], self.last):
+            self.unexpected.append(batch)
+        self.last = batch
+        return super().batch(indices, view, device)
+
+
+@pytest.mark.parametrize(
+    ("values", "room"),
+    [
+        *product(({"views": 1}, {"views": 2}, {"strategy": "full"}), (0, 200, 900, 1e6)),
+        ({"strategy": "partial", "views": 2}, 1e6),
+    ],
+)
+def test_every_picture_is_expected_before_it_is_asked_for_and_none_in_vain(monkeypatch, values, room):
+    """In the first look and in later ones, of pictures to learn from and to check with, kept or beyond the room."""
+    monkeypatch.setattr(pixels, "EVALUATION_BATCH", 4)
+    usual = small_learner(Squares([0, 1, 2] * 5, 2), epochs=3, **values)
+    learner = small_learner(Foreseen([0, 1, 2] * 5, 2), epochs=3, **values)
+    learner.train, learner.room, usual.room = Foreseen(UNEVEN, 1), Room(room), Room(room)
+    assert points_of(list(train(learner))) == points_of(list(train(usual)))
+    for part in (learner.train, learner.validation):
+        assert part.unexpected + part.in_vain + part.coming == []
 
 
 # Reports

@@ -68,10 +68,18 @@ class Features:
         rows = rows.to(self._learner.device).float()
         return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
-    def expect(self, view: int | None) -> None:
-        """Let the pictures of this view be decoded ahead."""
-        done = self._is_done.get(view)
-        self._pixels.expect([group for group in self._groups_of(view) if done is None or not done[group].all()])
+    def expect(self, batches: list[np.ndarray], view: int | None) -> None:
+        """Let the pictures be decoded ahead that will be asked for with these batches, one batch after the other.
+
+        Those are the groups that are still to be computed; once they all are, what there was no room for.
+        """
+        first_batch = np.full(len(self._pixels), len(batches))
+        for place, batch in enumerate(batches):
+            first_batch[batch] = place
+        missing = self._missing(np.flatnonzero(first_batch < len(batches)), view)
+        missing.sort(key=lambda group: first_batch[group].min())
+        beyond = (batch[~self._kept[view].has(batch)] for batch in batches if not missing)
+        self._pixels.expect(missing or [some for some in beyond if some.size])
 
     def is_complete(self, view: int | None) -> bool:
         """Tell whether the outputs of this view are computed for all pictures."""
@@ -151,6 +159,9 @@ class Phase:
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
         """Take note of the batches that are to come in this epoch of the run, so that they are decoded ahead."""
 
+    def expect_validation(self, batches: list[np.ndarray]) -> None:
+        """Take note of the batches in which all validation pictures are about to be asked for."""
+
     def is_prepared(self, epoch: int) -> bool:
         """Tell whether all that must be done once for this epoch of the run is done."""
         return True
@@ -199,8 +210,12 @@ class KeptPhase(Phase):
         self._validation = Features(learner, learner.validation, frozen, dtype)
 
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
-        """Let what is not computed yet be decoded ahead."""
-        self._features.expect(epoch % self._views)
+        """Let what is not computed yet, or not kept, be decoded ahead."""
+        self._features.expect(batches, epoch % self._views)
+
+    def expect_validation(self, batches: list[np.ndarray]) -> None:
+        """Let what is not computed yet, or not kept, be decoded ahead."""
+        self._validation.expect(batches, None)
 
     def is_prepared(self, epoch: int) -> bool:
         """Tell whether everything was computed."""
@@ -274,6 +289,10 @@ class FullPhase(Phase):
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
         """Let the batches be decoded ahead."""
         self.learner.train.expect(batches)
+
+    def expect_validation(self, batches: list[np.ndarray]) -> None:
+        """Let the batches be decoded ahead."""
+        self.learner.validation.expect(batches)
 
     def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
         """Return normalised images (B, 3, S, S) of the epoch's view."""

@@ -139,7 +139,9 @@ def _score(learner: Learner, phase: Phase, clock: "Clock") -> Generator[Report, 
     size, logits = 0, list[torch.Tensor]()
     while size != learner.micro_batch:  # all pictures in parts of one size: from the start where the memory ran out
         size, logits = learner.micro_batch, []
-        for indices in validation_batches(len(labels)):
+        batches = validation_batches(len(labels))
+        phase.expect_validation(batches)
+        for indices in batches:
             logits.append(forward(learner, module, phase.validation_inputs(indices), phase.precision(FEATURES)).cpu())
             if clock.is_due:
                 yield clock.checking(int(indices[-1]) + 1, len(labels))

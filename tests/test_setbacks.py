@@ -5,6 +5,7 @@ Whatever it is, the learner stands where it stood before the step, and what was 
 
 import math
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from dlkit.engine import device, finetuning, pixels, steps, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.checkpoint import load_checkpoint
 from dlkit.engine.finetuning import Event, finetune
-from dlkit.engine.learner import Learner
+from dlkit.engine.learner import Learner, Room
 from dlkit.engine.pixels import Pixels, shuffled_batches
 from dlkit.engine.training import Report, train
 from dlkit.errors import DatasetError, DivergedError, MemoryFullError
+from dlkit.runs.records import Change
 from tests.small_learner import (
     UNEVEN,
     Planned,
@@ -265,6 +267,43 @@ def test_resumed_after_memory_ran_out_it_equals_the_run_in_which_it_did(every_st
         rest.restore(load_checkpoint(tmp_path / saved.file, saved.sha256))
         assert points_of(list(train(rest))) == points[told:], saved.file
         assert list(differences(end, rest.state())) == [], saved.file
+
+
+def test_features_that_are_computed_anew_because_of_a_step_are_reported_group_by_group(every_step):
+    """So a wish is met after one group of them; what was tried has left no trace by then."""
+    learner, places = small_learner(dropout=0.5, epochs=3), []
+    learner.steering = Planned()
+    Once(learner, 6, 3)
+    for report in train(learner):
+        if report.progress.phase.startswith("computing features") and learner.step == 6:
+            places.append((report.progress.phase, learner.micro_batch, report.points))
+    assert places == [(f"computing features: {done} of 19 pictures", 3, ()) for done in (7, 13, 19)]
+
+
+def test_step_with_pictures_beyond_the_room_learns_from_parts_of_one_size(every_step):
+    """The memory runs out when half of a batch, of which nothing is kept, is computed; what is kept is outdated then.
+
+    Here the number of pictures in a pass shows in the features, so a run that meets the change on record is the oracle.
+    """
+    passes = count()
+
+    def body(_: nn.Module, given: Any, features: torch.Tensor) -> torch.Tensor:
+        if next(passes) == 30:
+            raise torch.OutOfMemoryError
+        return features + 0.01 * len(given[0])
+
+    def run(*on_record: Change) -> tuple[Learner, list[Report]]:
+        learner = small_learner(epochs=8)
+        learner.model.body.register_forward_hook(body)
+        learner.steering, learner.room = Planned(on_record=on_record), Room(600)
+        return learner, list(train(learner))
+
+    learner, reports = run()
+    (change,) = learner.steering.on_record
+    assert change.step % learner.batches, "in mid-epoch"
+    replay, again = run(change)
+    assert points_of(again)[-30:] == points_of(reports)[-30:]
+    assert same(weights_of(replay.model), weights_of(learner.model))
 
 
 @pytest.mark.parametrize("failing", [2, 9])

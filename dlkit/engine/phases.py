@@ -25,6 +25,10 @@ from dlkit.evidence import FEATURES, REFERENCE
 DEPTHS = 4  # into how many parts, from the first layers to the last, a backbone is divided for their learning rates
 
 
+class Unprepared(Exception):
+    """What a step learns from must be computed anew, as less goes through the network at once since it began."""
+
+
 class Features:
     """What a frozen network puts out for each picture and view, computed at first use: (N, F) or (N, C, H, W).
 
@@ -65,6 +69,8 @@ class Features:
             whole[torch.from_numpy(is_kept)] = rows
             whole[torch.from_numpy(~is_kept)] = self._outputs(indices[~is_kept], view).cpu()
             rows = whole
+            if self.is_outdated:
+                return self.of(indices, view)
         rows = rows.to(self._learner.device).float()
         return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
@@ -81,6 +87,11 @@ class Features:
         beyond = (batch[~self._kept[view].has(batch)] for batch in batches if not missing)
         self._pixels.expect(missing or [some for some in beyond if some.size])
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether less goes through the network at once than did for what is computed."""
+        return self._size != self._learner.micro_batch
+
     def is_complete(self, view: int | None) -> bool:
         """Tell whether the outputs of this view are computed for all pictures."""
         return view in self._is_done and bool(self._is_done[view].all())
@@ -92,7 +103,7 @@ class Features:
 
     def _missing(self, indices: np.ndarray, view: int | None) -> list[np.ndarray]:
         """Return the groups of these pictures that are still to be computed and kept."""
-        if self._size != self._learner.micro_batch:
+        if self.is_outdated:
             self._kept.clear()
             self._is_done.clear()
             self._size = self._learner.micro_batch
@@ -114,7 +125,7 @@ class Features:
 
     def _keep(self, indices: np.ndarray, view: int | None) -> None:
         rows = self._outputs(indices, view)
-        if self._size != self._learner.micro_batch:
+        if self.is_outdated:
             return
         if view not in self._kept:
             self._make_room(rows, view)
@@ -152,6 +163,7 @@ class Phase:
     groups: list[dict[str, Any]]  # torch parameter groups; `rate_factor` scales the learning rate
     backbone: nn.Module | None = None  # what of the backbone learns, while it is not frozen
     mixing = "none"
+    computes_in_steps = True  # what a shrink within a step makes it compute anew; else `inputs` raises Unprepared
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
@@ -227,6 +239,8 @@ class KeptPhase(Phase):
 
     def inputs(self, indices: np.ndarray, epoch: int) -> torch.Tensor:
         """Return the frozen network's outputs for one of the views."""
+        if self._features.is_outdated and not self.computes_in_steps:
+            raise Unprepared
         return self._features.of(indices, epoch % self._views)
 
     def validation_inputs(self, indices: np.ndarray) -> torch.Tensor:

@@ -10,6 +10,7 @@ training that goes on from a state takes the same steps, bit for bit on the CPU,
 import math
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.nn import functional
 from dlkit.config import FinetuneConfig, learning_rates, views
 from dlkit.engine.auto import end_in_time, go_deeper
 from dlkit.engine.learner import FULL, Learner, Sums
-from dlkit.engine.phases import Phase, begin_phase, forward, set_modes
+from dlkit.engine.phases import Phase, Unprepared, begin_phase, forward, set_modes
 from dlkit.engine.pixels import shuffled_batches, validation_batches
 from dlkit.engine.steps import step_at
 from dlkit.errors import DivergedError, DlkitError
@@ -64,6 +65,7 @@ def train(learner: Learner) -> Iterator[Report]:
     clock = Clock(learner)
     while True:
         phase = begin_phase(learner)
+        phase.computes_in_steps = False
         clock.begin()
         if not learner.is_begun:
             scores = yield from _score(learner, phase, clock)
@@ -93,10 +95,7 @@ def _run(learner: Learner, phase: Phase, clock: "Clock") -> Iterator[Report]:
         for indices in batches[learner.batch :]:
             _steer(learner, phase)
             try:
-                for done, total in phase.prepare(indices, learner.epoch):
-                    if clock.is_due:
-                        yield clock.report(phase, f"computing features: {done} of {total} pictures")
-                clock.add(*_step(learner, phase, indices))
+                yield from _take(learner, phase, clock, indices)
             except DlkitError:
                 yield clock.report(phase)  # what was measured before it
                 raise
@@ -120,6 +119,18 @@ def _steer(learner: Learner, phase: Phase, is_epoch_start: bool = False) -> None
         learner.apply(change)
         if change.what == "augmentation":
             phase.change_augmentation()
+
+
+def _take(learner: Learner, phase: Phase, clock: "Clock", indices: np.ndarray) -> Iterator[Report]:
+    """Prepare one step and take it; both again where the memory ran out in it and what it learns from is outdated."""
+    is_taken = False
+    while not is_taken:
+        for done, total in phase.prepare(indices, learner.epoch):
+            if clock.is_due:
+                yield clock.report(phase, f"computing features: {done} of {total} pictures")
+        with suppress(Unprepared):
+            clock.add(*_step(learner, phase, indices))
+            is_taken = True
 
 
 def _step(learner: Learner, phase: Phase, indices: np.ndarray) -> tuple[float, float, float, int, int]:

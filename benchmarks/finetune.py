@@ -36,9 +36,11 @@ from dlkit.errors import DlkitError
 LIMITS = {
     "decode": "every picture decoded once, all cores",
     "forward": "bare forward pass over every picture",
+    "untuned-forward": "bare forward pass over every picture, allocator as it comes",
     "step": f"bare training step, {BATCH} pictures",
     "tutorial-step": f"the tutorial loop's bare training step, {BATCH} pictures",
 }
+UNTUNED = ("untuned-forward", "tutorial-step")  # as users of other things start them
 PEERS = ("fastai", "transformers", "accelerate")
 
 Notes = dict[str, str]
@@ -70,7 +72,7 @@ def contest(name: str, folder: Path, seed: int, given: argparse.Namespace, notes
 
 def limit(name: str, folder: Path, given: argparse.Namespace, notes: Notes) -> Line | None:
     """Measure one limit; None where that broke or took too long, which the notes then tell."""
-    environment = as_it_comes() if name == "tutorial-step" else tuned()
+    environment = as_it_comes() if name in UNTUNED else tuned()
     arguments = [name, str(folder), "--device", given.device]
     ended = watched("benchmarks.limits", arguments, environment, 60 * given.limit_minutes)
     if ended.failure or ended.is_cut:
@@ -124,6 +126,7 @@ def share_rows(rounds: Rounds) -> Iterator[list[str]]:
     for what, upper, lower in (
         ("ours, head: whole run from the start of its process / (decode + forward pass)", whole, least),
         ("ours, head: from data and model ready to the end / (decode + forward pass)", working, least),
+        ("bare forward pass: allocator as it comes / tuned", _seconds(rounds, "untuned-forward"), passing),
         ("ours, full: training step / bare step", steps, bare),
         (
             "training step: tutorial loop, all layers / ours, full (as many times the pictures per second)",

@@ -202,6 +202,7 @@ def _median_seconds(work: Callable[[], Any], times: int, device: str) -> float:
 MEASURES: dict[str, Callable[[Path, str], Result]] = {
     "decode": decode,
     "forward": forward,
+    "untuned-forward": forward,
     "step": step,
     "tutorial-step": tutorial_step,
 }

@@ -4,9 +4,12 @@ import random
 import shutil
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from benchmarks import finetune
 from benchmarks.contest import (
     Outcome,
     Score,
@@ -22,9 +25,10 @@ from benchmarks.contest import (
 )
 from benchmarks.contestants import NAME, Judge, Race, Reached, Skipped, run_ours
 from benchmarks.finetune import outcome_of
+from benchmarks.limits import MEASURES
 from benchmarks.pictures import FLOWERS_MINI, class_folders, describe, pictures_of
 from benchmarks.predict import rows
-from benchmarks.processes import as_it_comes, as_worker, watched
+from benchmarks.processes import Ended, as_it_comes, as_worker, watched
 from dlkit.catalog.datasets import DATASETS
 from dlkit.errors import DatasetError
 from dlkit.jobs.supervisor import ALLOCATOR
@@ -96,6 +100,24 @@ def test_peers_run_as_their_users_start_them_and_ours_as_the_supervisor_does(mon
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert not {*ALLOCATOR, "OMP_NUM_THREADS"} & as_it_comes().keys()
     assert ALLOCATOR.items() <= as_worker().items()
+
+
+def test_forward_pass_is_measured_with_the_tuned_allocator_and_as_it_comes(monkeypatch):
+    environments: dict[str, Any] = {}
+
+    def watch(module: str, arguments: list[str], environment: dict[str, str], _: float) -> Ended:
+        environments[arguments[0]] = environment
+        return Ended(({"seconds": 2.0, "images": 10},), 0.0)
+
+    monkeypatch.setattr(finetune, "watched", watch)
+    given = SimpleNamespace(device="cpu", limit_minutes=1)
+    rounds = {name: [finetune.limit(name, Path(), given, {})] for name in ("forward", "untuned-forward")}
+    assert ALLOCATOR.items() <= environments["forward"].items()
+    assert not ALLOCATOR.keys() & environments["untuned-forward"].keys()
+    rounds["forward"][0] = {"seconds": 1.0}
+    title = "bare forward pass: allocator as it comes / tuned"
+    assert list(finetune.share_rows(rounds)) == [[title, "2.00", "1.00", "2.00 ×"]]
+    assert finetune.LIMITS.keys() == MEASURES.keys()
 
 
 def test_pictures_come_from_a_folder_or_a_zip_file(tmp_path):

@@ -33,15 +33,15 @@ UNBOUND_SECONDS = 20  # of a worker that another supervisor has started: it load
 ROOM_SECONDS = 2  # between two looks at the disk for those that wait for room
 LONGEST_WAIT_SECONDS = 600
 TROUBLE_SECONDS = 1  # after the store could not be used
-#: glibc gives large blocks back to the system after every operation and faults them in again: on a CPU that costs more
-#: than half of the speed, unless these are in the environment when the process starts
+#: glibc gives large blocks back to the system after every operation and faults them in again, unless these are in the
+#: environment when the process starts; `benchmarks.finetune` prints what that costs
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "-1",
     "MALLOC_TOP_PAD_": "268435456",
 }
-#: how often a thread of OpenMP looks whether there is more to do before it sleeps. GNU's default is so often that
-#: beside one busy process a training on two cores took 2.3 times as long; with this 1.5 times, and alone no longer
+#: how often a thread of OpenMP looks whether there is more to do before it sleeps. By GNU's default, which is far more
+#: often, the threads of a training keep the cores from each other beside another busy process
 SPINS = "3000"
 
 

@@ -2,13 +2,16 @@
 
 import copy
 import math
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
@@ -20,6 +23,7 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.config import learning_rates, parse
 from dlkit.data.dataset import Dataset
+from dlkit.data.split import FileSplit
 from dlkit.engine import finetuning, pixels, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.finetuning import Event, Uncontrolled, finetune, make_learner
@@ -29,7 +33,7 @@ from dlkit.engine.phases import Features
 from dlkit.engine.pixels import seeded, shuffled_batches
 from dlkit.engine.prediction import predict
 from dlkit.engine.training import Report, scores_of, train
-from dlkit.errors import DivergedError
+from dlkit.errors import DatasetError, DivergedError
 from dlkit.runs.artifacts import read_validation
 from tests.small_learner import (
     CPU,
@@ -109,6 +113,27 @@ def test_every_picture_is_expected_before_it_is_asked_for_and_none_in_vain(monke
     assert points_of(list(train(learner))) == points_of(list(train(usual)))
     for part in (learner.train, learner.validation):
         assert part.unexpected + part.in_vain + part.coming == []
+
+
+@pytest.mark.parametrize("end", ["done", "stopped", "left", "damaged"])
+def test_nothing_is_decoded_any_more_when_a_run_is_over(flowers, every_step, tmp_path, monkeypatch, end):
+    """Neither threads nor pictures that wait for one are left, run after run in one process."""
+    monkeypatch.setattr(finetuning, "open_dataset", lambda name: flowers)
+    control, before = Uncontrolled(), threading.active_count()
+    events = finetune(config_of(strategy="full", head_epochs=0, batch_size=2), tmp_path, control)
+    if end == "damaged":
+        monkeypatch.setattr(FileSplit, "read", damaged)
+    with suppress(DatasetError):
+        for event in events:
+            if event.step == 1 and end == "left":
+                break
+            control.wish = "stop" if event.step == 1 and end == "stopped" else ""
+    events.close()
+    assert threading.active_count() == before
+
+
+def damaged(split: FileSplit, index: int) -> Image.Image:
+    raise OSError("damaged")
 
 
 # Reports

@@ -145,6 +145,8 @@ def finetune(
         with suppress(DlkitError, OSError):
             keeper.write()
         raise
+    finally:
+        learner.close()  # however it ends: nobody waits for pictures that nobody asks for
     if best.accuracy is None:
         best = Best(learner.epoch)
         keeper.take(learner, best)

@@ -105,6 +105,11 @@ class Learner:
             self.formats = dict.fromkeys((FEATURES, TRAINING), Format(config.precision))
         self.patience, self.sums = Patience(config.early_stopping), Sums()
 
+    def close(self) -> None:
+        """Let go of the pictures: none is decoded any more. It belongs to whoever has made the learner."""
+        self.train.close()
+        self.validation.close()
+
     @property
     def classes(self) -> int:
         """How many classes the head tells apart."""

@@ -65,6 +65,10 @@ class Pixels:
         assert self._augment is not None, "these pictures are never augmented"
         self._augment = build(self._preprocessing.size)
 
+    def close(self) -> None:
+        """Let go of what is still to be decoded, and of the threads; no picture may be asked for any more."""
+        self._decoders.shutdown(cancel_futures=True)
+
     def expect(self, batches: Sequence[np.ndarray]) -> None:
         """Take note of which batches will be asked for next, in this order, in place of what was expected before.
 

@@ -1,5 +1,7 @@
 """What the model sees: one batch after augmentation and mixing, turned back into pictures."""
 
+from contextlib import closing
+
 import numpy as np
 import torch
 from PIL import Image
@@ -23,9 +25,9 @@ def augmented_batch(dataset: Dataset, config: FinetuneConfig, view: int) -> list
     seen = view if config.strategy == "full" else view % (config.views or 1) or None
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
-    pixels = Pixels(dataset.train, preprocessing, augment, config.seed, budget_mb=0, threads=1)
     indices = _from_every_class(dataset, PICTURES)
-    batch = pixels.batch(indices, seen, torch.device("cpu"))
+    with closing(Pixels(dataset.train, preprocessing, augment, config.seed, budget_mb=0, threads=1)) as pixels:
+        batch = pixels.batch(indices, seen, torch.device("cpu"))
     mix = MIXINGS[config.mixing].build(len(dataset.classes), config.mixing_alpha)
     if mix is not None:
         with seeded(config.seed, view, len(indices)):

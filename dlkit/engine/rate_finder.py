@@ -8,6 +8,7 @@ leaves no trace: weights, buffers and generators are afterwards what they were. 
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,8 @@ def find(config: FinetuneConfig) -> Iterator[Sweep]:
     """Test the rates for a run of this config; raises what opening the data and a training step raise."""
     yield Sweep(Progress("opening the pictures"))
     config = config.resolved()
-    yield from sweep(make_learner(config, open_dataset(config.dataset)))
+    with closing(make_learner(config, open_dataset(config.dataset))) as learner:
+        yield from sweep(learner)
 
 
 def sweep(learner: Learner, steps: int = STEPS) -> Iterator[Sweep]:

@@ -41,6 +41,8 @@ RENAMED = {"feature_views": "views"}
 #: least and most epochs of the strategy auto; the last layers get the least where all layers follow
 PARTIAL_EPOCHS, FULL_EPOCHS = (4, 12), (3, 10)
 TIME_IN_USE = 0.92  # of what is left of the time of auto: the rest is for what was not measured
+AUTO_MIXING = "mixup", 0.2  # of the strategy auto, once more than the head learns, with alpha
+SMOOTHING = 0.1  # of the labels, unless the head alone learns
 #: how much of a network's forward pass lies in the last layers that learn, at most
 SHARES = {"last-half": 1 / 2, "last-third": 1 / 3, "last-quarter": 1 / 4}
 EVALUATION_BATCH = 64  # pictures that are checked at a time
@@ -51,8 +53,8 @@ STRATEGIES_OF = {
     "unfreeze_from": ("partial", "auto"),
     "budget_minutes": ("auto",),
     "views": ("head", "partial", "auto"),
-    "mixing": ("full", "auto"),
-    "mixing_alpha": ("full", "auto"),
+    "mixing": ("partial", "full"),
+    "mixing_alpha": ("partial", "full"),
     "backbone_rate_factor": ("partial", "full", "auto"),
     "layer_rate_decay": ("partial", "full", "auto"),
     "freeze_batchnorm": ("partial", "full", "auto"),
@@ -102,8 +104,11 @@ class FinetuneConfig(BaseModel):
     head_epochs: int = setting(
         3, "Head epochs first", "Epochs of the head alone before more layers learn (partial, full).", ge=0, le=100
     )
-    unfreeze_from: Literal["last-half", "last-third", "last-quarter"] = setting(
-        "last-third", "Learns from", "How much of the network's work lies in the layers that learn (partial, auto)."
+    unfreeze_from: Literal["auto", "last-half", "last-third", "last-quarter"] = setting(
+        "auto",
+        "Learns from",
+        "How much of the network's work lies in the last layers that learn (partial, auto). "
+        "auto: a third for partial, half for auto.",
     )
     budget_minutes: float = setting(
         2.0, "Minutes", "How long it may take in all (auto only).", basic=True, gt=0, le=10080
@@ -124,7 +129,9 @@ class FinetuneConfig(BaseModel):
         ge=1,
         le=16,
     )
-    mixing: str = setting("none", "Mixing", "Blend pictures and labels of a batch (full, auto).")
+    mixing: str = setting(
+        "none", "Mixing", "Blend pictures, or what is kept of them, and their labels (partial, full)."
+    )
     mixing_alpha: float = setting(0.4, "Mixing strength", "Alpha of the Beta distribution of the shares.", gt=0, le=10)
     schedule: str = setting("one-cycle", "Schedule", "How the learning rate changes during training.")
     weight_decay: float | None = setting(None, "Weight decay", "How strongly weights are pulled to zero.", ge=0, le=1)
@@ -146,10 +153,10 @@ class FinetuneConfig(BaseModel):
     )
     patience: int | None = setting(None, "Plateau patience", "Epochs without improvement before a drop.", ge=0, le=100)
     backbone_rate_factor: float = setting(
-        0.1, "Backbone rate factor", "The rate of the backbone's last layers as a share of the head's.", gt=0, le=1
+        0.5, "Backbone rate factor", "The rate of the backbone's last layers as a share of the head's.", gt=0, le=1
     )
     layer_rate_decay: float = setting(
-        0.5, "Layer rate decay", "The rate of each earlier quarter of the backbone as a share of the next.", gt=0, le=1
+        0.7, "Layer rate decay", "The rate of each earlier quarter of the backbone as a share of the next.", gt=0, le=1
     )
     freeze_batchnorm: bool = setting(
         True, "Keep BatchNorm statistics", "Use the pretrained means and variances: safer with few pictures."
@@ -157,8 +164,12 @@ class FinetuneConfig(BaseModel):
     dropout: float = setting(
         0.0, "Dropout", "Share of features that are hidden from the head at each step.", ge=0, lt=1
     )
-    label_smoothing: float = setting(
-        0.0, "Label smoothing", "Share of each label that is spread over all classes.", ge=0, lt=1
+    label_smoothing: float | None = setting(
+        None,
+        "Label smoothing",
+        "Share of each label that is spread over all classes. Empty: 0 for head, else 0.1.",
+        ge=0,
+        lt=1,
     )
     class_weights: Literal["none", "balanced"] = setting(
         "none", "Class weights", "balanced: rare classes count more, in proportion to how rare they are."
@@ -201,6 +212,7 @@ class FinetuneConfig(BaseModel):
         defaults["learning_rate"] = optimizer.learning_rate
         if self.strategy != "full":
             defaults["views"] = 1 if self.strategy == "head" or self.augmentation == "none" else 2
+        defaults["label_smoothing"] = 0.0 if self.strategy == "head" else SMOOTHING
         defaults["image_size"] = suggested_image_size(self.dataset, self.backbone)
         defaults["name"] = f"{DATASETS[self.dataset].title} · {BACKBONES[self.backbone].title} · {self.strategy}"
         missing = {name: value for name, value in defaults.items() if getattr(self, name) in (None, "")}
@@ -210,6 +222,18 @@ class FinetuneConfig(BaseModel):
     def rate(self) -> float:
         """The learning rate: the one given, or the optimizer's own."""
         return OPTIMIZERS[self.optimizer].learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def stage(self) -> str:
+        """From which of SHARES on the last layers learn."""
+        if self.unfreeze_from != "auto":
+            return self.unfreeze_from
+        return "last-half" if self.strategy == "auto" else "last-third"
+
+    @property
+    def mixing_in_use(self) -> tuple[str, float]:
+        """The way of mixing, and its alpha, of the phases in which more than the head learns."""
+        return AUTO_MIXING if self.strategy == "auto" else (self.mixing, self.mixing_alpha)
 
     def changes(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults of the config's own choices, as a link or a command needs.
@@ -411,6 +435,8 @@ def _contradictions(config: FinetuneConfig) -> Iterator[str]:
         if reason and chosen[name] != FinetuneConfig.model_fields[name].default:
             yield reason
     yield from _size_problems(config)
+    if config.strategy == "partial" and config.mixing == "cutmix":
+        yield "cutmix puts pieces of pictures together, and partial learns from no pictures: choose mixup, or full."
     if config.strategy != "head" and not config.freeze_batchnorm and config.batch_size == 1:
         yield "BatchNorm takes its statistics from a batch, so batch_size must be at least 2, or freeze_batchnorm true."
 
@@ -438,7 +464,7 @@ def _why_unused(name: str, chosen: Mapping[str, Any]) -> str:
         wanted = " or ".join(STRATEGIES_OF[name])
         return f"{name} means nothing for the strategy {strategy}: it needs {wanted}. Leave it out."
     if name == "mixing_alpha" and chosen["mixing"] == "none":
-        return "mixing_alpha needs mixing to be mixup or cutmix, and a strategy in which all layers learn."
+        return "mixing_alpha needs mixing to be mixup or cutmix, and the strategy partial or full."
     return ""
 
 

@@ -168,7 +168,7 @@ def _measured(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts |
     costs = evidence.known_costs()
     get = partial(_get, costs, where)
     needed = {kind for kind, _ in first_phases(config)} | ({"partial", "full"} if config.strategy == "auto" else set())
-    stage = (config.backbone, pictures.side, config.precision, config.unfreeze_from)
+    stage = (config.backbone, pictures.side, config.precision, config.stage)
     phases = {kind: get(evidence.phase_of(kind, *stage)) for kind in ("head", "partial", "full")}
     start, decode = get("a start"), get(evidence.pictures_of(config.dataset, pictures.resize))
     plain, augmented = (get(evidence.augmenting(name, pictures.side)) for name in ("none", config.augmentation))
@@ -201,7 +201,7 @@ def _guessed(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts | 
     if features is None and training is None:
         return None
     forward = 1 / features if features else 1 / (training or 1) / SLOWER
-    step, share = 1 / training if training else SLOWER * forward, SHARES[config.unfreeze_from]
+    step, share = 1 / training if training else SLOWER * forward, SHARES[config.stage]
     phases = {
         "head": Phase(forward),
         "partial": Phase((1 - share) * forward, share * step, share * forward),

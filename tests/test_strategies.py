@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import AUTO_HEAD_EPOCHS, SHARES, first_phases, parse
+from dlkit.config import AUTO_HEAD_EPOCHS, AUTO_MIXING, SHARES, first_phases, parse
 from dlkit.engine import auto, steps
 from dlkit.engine.auto import go_deeper, measure_phase
 from dlkit.engine.finetuning import make_learner
 from dlkit.engine.learner import FULL, HEAD, PARTIAL
 from dlkit.engine.model import build, parameter_count
-from dlkit.engine.phases import DEPTHS, rate_groups
+from dlkit.engine.phases import DEPTHS, begin_phase, rate_groups
 from dlkit.engine.pixels import shuffled_batches
 from dlkit.engine.stages import cut
 from dlkit.engine.training import train
@@ -117,7 +117,8 @@ def test_partial_learns_the_last_layers_and_nothing_else(flowers, is_frozen):
 
 def test_one_partial_step_equals_plain_torch(flowers):
     values: dict[str, Any] = {"optimizer": "sgd", "schedule": "constant", "learning_rate": 0.01, "weight_decay": 0.001}
-    config = config_of(strategy="partial", head_epochs=0, epochs=1, batch_size=20, layer_rate_decay=1, **values)
+    values |= {"backbone_rate_factor": 0.1, "layer_rate_decay": 1}
+    config = config_of(strategy="partial", head_epochs=0, epochs=1, batch_size=20, **values)
     learner = make_learner(config, flowers)
     model = copy.deepcopy(learner.model).eval()
     reports = list(train(learner))
@@ -127,12 +128,41 @@ def test_one_partial_step_equals_plain_torch(flowers):
     sgd = torch.optim.SGD(groups, lr=0.01, weight_decay=0.001)
     batch = shuffled_batches(20, 20, 0, 0)[0]
     labels = learner.train.labels[batch]
-    loss = functional.cross_entropy(model(learner.train.batch(batch, None, CPU)), labels)
+    loss = functional.cross_entropy(model(learner.train.batch(batch, None, CPU)), labels, label_smoothing=0.1)
     loss.backward()
     sgd.step()
     assert values_of(reports, "step/loss") == [pytest.approx(loss.item(), rel=1e-5)]
     for name, weight in learner.model.state_dict().items():
         torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 7, 7), (8, 9, 4)])  # of a convolution's front, and of a transformer's
+def test_mixup_of_what_is_kept_blends_it_in_the_shares_of_the_labels(shape, monkeypatch):
+    learner = small_learner(strategy="partial", mixing="mixup", mixing_alpha=1.0, head_epochs=0)
+    rows, seen = torch.randn(shape), []
+
+    class Tokens(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs)
+            return inputs.flatten(1)[:, : learner.classes].clone().requires_grad_()
+
+    phase = begin_phase(learner)
+    monkeypatch.setattr(phase, "module", Tokens())
+    monkeypatch.setattr(phase, "inputs", lambda indices, epoch: rows)
+    assert phase.mixing == ("mixup", 1.0)
+    steps.gradients(learner, phase, np.arange(8), 1)
+    other = rows.roll(1, 0)
+    share = ((seen[0] - other) * (rows - other)).sum() / (rows - other).square().sum()
+    assert 0 < share < 1
+    torch.testing.assert_close(seen[0], share * rows + (1 - share) * other)
+
+
+def test_auto_mixes_and_smooths_beyond_the_head_and_goes_half_way_down():
+    config = config_of(strategy="auto")
+    assert (config.mixing_in_use, config.stage, config.label_smoothing) == (AUTO_MIXING, "last-half", 0.1)
+    assert parse({"strategy": "auto", "unfreeze_from": "last-third"}).stage == "last-third"
+    learner = small_learner(strategy="auto")
+    assert begin_phase(learner).mixing[0] == "none", "the head's features are not mixed"
 
 
 def test_each_picture_passes_the_front_once_a_view():

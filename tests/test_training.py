@@ -279,7 +279,8 @@ def bn_evaluates(model: nn.Module) -> None:
 def test_one_step_of_all_layers_equals_plain_torch_bit_for_bit(flowers, is_frozen):
     config = config_of(
         strategy="full", optimizer="sgd", schedule="constant", learning_rate=0.01, head_epochs=0, epochs=1,
-        batch_size=20, freeze_batchnorm=is_frozen, backbone_rate_factor=0.25, layer_rate_decay=1, weight_decay=0.001,
+        batch_size=20, label_smoothing=0, freeze_batchnorm=is_frozen, backbone_rate_factor=0.25, layer_rate_decay=1,
+        weight_decay=0.001,
     )  # fmt: skip
     learner = make_learner(config, flowers)
     reports = list(train(learner))
@@ -328,7 +329,8 @@ def test_first_loss_has_sklearns_class_weights_and_torchs_label_smoothing(smooth
 
 @pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
 def test_mixed_batch_is_learnt_with_its_shared_labels(mixing):
-    learner = small_learner(strategy="full", mixing=mixing, mixing_alpha=0.7, head_epochs=0, class_weights="balanced")
+    mixed = {"mixing": mixing, "mixing_alpha": 0.7, "label_smoothing": 0}
+    learner = small_learner(strategy="full", head_epochs=0, class_weights="balanced", **mixed)
     model, batch = copy.deepcopy(learner.model).train(), first_batch(learner)
     bn_evaluates(model)
     reports = list(train(learner))
@@ -346,7 +348,7 @@ def test_mixed_batch_is_learnt_with_its_shared_labels(mixing):
 def test_gradient_clipping_bounds_the_norm_of_all_gradients_together(largest):
     learner = small_learner(
         strategy="full", optimizer="sgd", learning_rate=1.0, schedule="constant", head_epochs=0, epochs=1,
-        batch_size=25, gradient_clipping=largest, backbone_rate_factor=1, layer_rate_decay=1,
+        batch_size=25, gradient_clipping=largest, label_smoothing=0, backbone_rate_factor=1, layer_rate_decay=1,
     )  # fmt: skip
     model, batch = copy.deepcopy(learner.model).train(), first_batch(learner)
     bn_evaluates(model)

@@ -76,7 +76,7 @@ def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progres
         except ConfigError:  # a network that cannot be cut
             continue
         start |= start_of_head
-        costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.unfreeze_from)] = found
+        costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.stage)] = found
     set_random_state(learner.device, random)
     known = evidence.known_costs().get(where("a start"), {})
     start["seconds"] = min(start["seconds"], known.get("seconds", start["seconds"]))  # a busy machine makes it longer

@@ -162,7 +162,7 @@ class Phase:
     trained: nn.Module  # the part of it that learns and is averaged
     groups: list[dict[str, Any]]  # torch parameter groups; `rate_factor` scales the learning rate
     backbone: nn.Module | None = None  # what of the backbone learns, while it is not frozen
-    mixing = "none"
+    mixing = "none", 0.0  # a way of MIXINGS, and its alpha
     computes_in_steps = True  # what a shrink within a step makes it compute anew; else `inputs` raises Unprepared
 
     def __init__(self, learner: Learner) -> None:
@@ -280,11 +280,12 @@ class PartialPhase(KeptPhase):
     def __init__(self, learner: Learner) -> None:
         model, config = learner.model, learner.config
         example = learner.validation.batch(np.array([0]), None, learner.device)
-        halves = cut(model.body.eval(), example, config.unfreeze_from)
+        halves = cut(model.body.eval(), example, config.stage)
         super().__init__(learner, PARTIAL, halves.front)
         self.backbone = halves.tail
         self.module = self.trained = Tail(halves.tail, model.dropout, model.head)
         self.groups = rate_groups(model, halves.tail, config)
+        self.mixing = config.mixing_in_use
 
 
 class FullPhase(Phase):
@@ -297,7 +298,7 @@ class FullPhase(Phase):
         model, config = learner.model, learner.config
         self.module = self.trained = model
         self.backbone = model.body
-        self.mixing = config.mixing
+        self.mixing = config.mixing_in_use
         self.groups = rate_groups(model, model.body, config)
 
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:

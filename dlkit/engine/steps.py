@@ -71,9 +71,12 @@ def gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) -
     inputs = phase.inputs(indices, learner.epoch)
     labels = learner.train.labels[torch.from_numpy(indices)].to(learner.device)
     targets: torch.Tensor = labels
-    if phase.mixing != "none":
+    mixing, alpha = phase.mixing
+    if mixing != "none":
         with seeded(config.seed, learner.step, len(indices)):
-            inputs, targets = MIXINGS[phase.mixing].build(learner.classes, config.mixing_alpha)(inputs, labels)
+            images = inputs if inputs.ndim == 4 else inputs[:, None]  # a transformer's front puts out no images
+            mixed, targets = MIXINGS[mixing].build(learner.classes, alpha)(images, labels)
+        inputs = mixed.reshape(inputs.shape)
     weights = _class_weights(learner)
     whole = len(indices) if weights is None or targets is not labels else weights[labels].sum()
     forget_gradients(learner)
@@ -87,7 +90,7 @@ def gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) -
             logits,
             wanted,
             weight=weights,
-            label_smoothing=config.label_smoothing,
+            label_smoothing=config.label_smoothing or 0.0,
             reduction="mean" if parts == 1 else "sum",
         )
         if parts > 1:

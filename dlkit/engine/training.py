@@ -226,7 +226,7 @@ class Clock:
         values = {"val/loss": scores.loss, "val/accuracy": scores.accuracy}
         if learner.sums.seen:
             values["train/loss"] = learner.sums.loss / learner.sums.seen
-            if phase.mixing == "none":  # a mixed picture has no one right class
+            if phase.mixing[0] == "none":  # a mixed picture has no one right class
                 values["train/accuracy"] = learner.sums.right / learner.sums.seen
         learner.sums = Sums()
         step, epoch = learner.step, learner.step / learner.batches

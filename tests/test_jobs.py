@@ -1144,6 +1144,15 @@ def test_run_occupies_what_its_device_is(quiet, monkeypatch, device, gpus, has_m
     assert service.submit({"device": device}).needs == needs
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("auto", ()), ("cpu", ()), ("cpu", (GPU,))])
+def test_float16_is_refused_where_no_gpu_computes(quiet, monkeypatch, device, gpus):
+    monkeypatch.setattr(machine, "describe", lambda: machine.Machine(2, 8.0, gpus, False))
+    for ask in (service.submit, service.submit_find):
+        with pytest.raises(DeviceError, match="float16 was asked for, and it needs an NVIDIA GPU"):
+            ask({"device": device, "precision": "float16"})
+    assert service.store().list_runs() == []
+
+
 @pytest.mark.parametrize("text", ["", "x" * 32, "A" * 32, "../../etc", "a" * 31, "a" * 33, "é" * 32])
 def test_what_is_no_id_reaches_neither_store_nor_disk(quiet, text):
     for ask in (service.run, service.run_folder, service.stop, service.cancel, service.delete, service.log_tail):
@@ -1517,6 +1526,17 @@ def test_device_is_what_was_asked_for(finds, name, cuda, mps, device):
 
     finds(cuda, mps)
     assert resolve(name).type == device
+
+
+def test_float32_is_exact_on_cuda(finds):
+    import torch
+
+    from dlkit.engine.device import resolve
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    finds(True, False)
+    resolve("auto")
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])

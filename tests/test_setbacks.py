@@ -321,6 +321,64 @@ def poisoned(strategy: str, kind: str, step: int, **values: Any) -> Learner:
     return learner
 
 
+class Narrow(torch.autograd.Function):
+    """Passes all through; on the way back what is above `largest` overflows."""
+
+    @staticmethod
+    def forward(context: Any, logits: torch.Tensor, largest: float) -> torch.Tensor:
+        context.largest = largest
+        return logits.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.where(gradient.abs() <= context.largest, math.inf), None
+
+
+def in_float16(largest: float = math.inf) -> Learner:
+    """Return a learner that computes in float16, with dropout, and gradients at the head of at most `largest`."""
+    values = {"strategy": "full", "head_epochs": 0, "freeze_batchnorm": False, "dropout": 0.3, "gradient_clipping": 1.0}
+    learner = small_learner(precision="float16", **values)
+    learner.model.head.register_forward_hook(lambda _, given, logits: Narrow.apply(logits, largest))
+    return learner
+
+
+def test_float16_is_scaled_and_what_is_told_of_the_gradients_is_not():
+    half, exact = in_float16(), small_learner(strategy="full", head_epochs=0, dropout=0.3, gradient_clipping=1.0)
+    exact.config = exact.config.model_copy(update={"freeze_batchnorm": False})
+    norms = [values_of(list(train(learner)), "step/gradient_norm") for learner in (half, exact)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+    assert half.scaler.get_scale() == 2**16
+    assert exact.scaler.get_scale() == 1
+
+
+def test_gradients_that_overflow_float16_are_no_divergence_but_taken_again_at_half_the_scale():
+    """Dropout has drawn and BatchNorm has moved by then; a power of two changes no digit."""
+    calm, narrow = in_float16(), in_float16(largest=2**10)
+    reports = points_of(list(train(calm)))
+    assert points_of(list(train(narrow))) == reports
+    assert narrow.scaler.get_scale() < 2**16
+    assert same(weights_of(narrow.model), weights_of(calm.model))
+
+
+def test_gradients_that_overflow_at_every_scale_are_a_divergence():
+    learner = in_float16(largest=0)
+    before = weights_of(learner.model)
+    with pytest.raises(DivergedError, match="the gradients were not finite"):
+        list(train(learner))
+    assert learner.scaler.get_scale() == steps.LEAST_SCALE
+    assert same(weights_of(learner.model), before)
+    with pytest.raises(DivergedError):  # whoever goes on all the same meets the same
+        list(train(learner))
+
+
+def test_loss_that_is_no_number_is_a_divergence_in_float16_at_once():
+    learner = in_float16()
+    learner.model.head.register_forward_hook(lambda _, given, logits: logits * (math.nan if learner.step else 1))
+    with pytest.raises(DivergedError, match="the loss was not a finite number"):
+        list(train(learner))
+    assert learner.scaler.get_scale() == 2**16
+
+
 @pytest.mark.parametrize("strategy", ["head", "full"])
 @pytest.mark.parametrize(("kind", "words"), [("loss", "the loss was not"), ("gradients", "the gradients were not")])
 @pytest.mark.parametrize("step", [1, 3, 6])

@@ -1,9 +1,13 @@
-"""Where the work is done: the device that was asked for, or a sentence; never silently another one."""
+"""Where the work is done: the device that was asked for, or a sentence; never silently another one.
+
+float32 is exact on all of them: on CUDA neither cuBLAS nor cuDNN may round it to TF32, which bfloat16 beats anyway.
+"""
 
 import sys
 from collections.abc import Mapping
 
 import torch
+from torch.nn import functional
 
 from dlkit.errors import DeviceError
 
@@ -17,14 +21,47 @@ MEMORY_WORDS = (
 
 
 def resolve(name: str) -> torch.device:
-    """Return the device called `name`; auto takes CUDA, then MPS, then the CPU. DeviceError where it is absent."""
+    """Return the device called `name`; auto takes CUDA, then MPS, then the CPU. DeviceError where it is absent.
+
+    On CUDA this process then computes float32 as it is, and takes the kernels that cuDNN knows to be quick: trying
+    them would choose others in each process, and a run that goes on would round otherwise.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("The device cuda was asked for, and PyTorch finds no CUDA GPU here. Choose auto or cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("The device mps was asked for, and PyTorch finds no Apple GPU here. Choose auto or cpu.")
+    if name == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
     return torch.device(name)
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Return the number formats that networks can compute in on this device; float32 is the first.
+
+    CUDA's bfloat16 counts only where the GPU has it, from Ampere on; float16 is for CUDA alone, where it is quick.
+    """
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("float32", "bfloat16", "float16") if has_bfloat16 else ("float32", "float16")
+    one = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
+    try:
+        functional.conv2d(one, one)
+    except RuntimeError:
+        return ("float32",)
+    return ("float32", "bfloat16")
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Raise DeviceError where networks cannot compute in the number format called `name` on this device."""
+    possible = precisions(device)
+    if name not in possible:
+        raise DeviceError(
+            f"The number format {name} was asked for, and this device does not compute in it: {describe(device)}. "
+            f"Choose auto or {' or '.join(possible)}."
+        )
 
 
 def describe(device: torch.device) -> str:

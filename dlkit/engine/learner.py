@@ -20,7 +20,7 @@ from dlkit.engine.device import random_state, release_memory, set_random_state
 from dlkit.engine.model import Classifier, Tail
 from dlkit.engine.pixels import EVALUATION_BATCH, Pixels
 from dlkit.errors import MemoryFullError
-from dlkit.evidence import FEATURES, TRAINING, Format
+from dlkit.evidence import FEATURES, REFERENCE, TRAINING, Format
 from dlkit.runs.records import Change
 
 HEAD, PARTIAL, FULL = "head", "partial", "full"
@@ -90,6 +90,7 @@ class Learner:
     trained: nn.Module = field(init=False)
     average: AveragedModel | None = None
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    scaler: torch.amp.GradScaler = field(init=False)  # does nothing but in float16
     plateau: Plateau | None = None
     patience: "Patience" = field(init=False)
     sums: "Sums" = field(init=False)
@@ -138,6 +139,8 @@ class Learner:
         self.trained = trained.requires_grad_(True)
         self.average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         self.optimizers = OPTIMIZERS[config.optimizer].build(groups, config.rate, config.optimizer_settings())
+        is_float16 = self.formats.get(TRAINING, REFERENCE).precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_float16)
         self.plateau, self.patience = _plateau(config), Patience(config.early_stopping)
         if self._restored is not None:
             self._refill(self._restored)
@@ -177,6 +180,7 @@ class Learner:
             "weights": self.trained.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
             "plateau": None if self.plateau is None else asdict(self.plateau),
             "patience": asdict(self.patience),
             "sums": asdict(self.sums),
@@ -205,6 +209,7 @@ class Learner:
             self.average.load_state_dict(state["average"])
         for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(known)
+        self.scaler.load_state_dict(state["scaler"])
         self.plateau = None if state["plateau"] is None else Plateau(**state["plateau"])
         self.patience, self.sums = Patience(**state["patience"]), Sums(**state["sums"])
         set_random_state(self.device, state["random"])

@@ -21,6 +21,7 @@ from dlkit.engine.checkpoint import load_checkpoint
 from dlkit.engine.finetuning import Event, finetune
 from dlkit.engine.learner import Learner
 from dlkit.engine.pixels import Pixels, shuffled_batches
+from dlkit.engine.rows import Resident, Room
 from dlkit.engine.training import Report, train
 from dlkit.errors import DatasetError, DivergedError, MemoryFullError
 from tests.small_learner import (
@@ -273,6 +274,28 @@ def test_resumed_after_memory_ran_out_it_equals_the_run_in_which_it_did(every_st
         assert list(differences(end, rest.state())) == [], saved.file
 
 
+@pytest.mark.parametrize("strategy", ["head", "partial"])
+def test_what_is_kept_on_the_device_is_the_same_and_leaves_it_where_memory_runs_out(strategy):
+    """The step is then taken again with as many pictures as before."""
+    values, full = {"strategy": strategy, "views": 2, "epochs": 3}, [torch.OutOfMemoryError]
+    elsewhere, resident, evicted = (small_learner(**values) for _ in range(3))
+    for learner in (resident, evicted):
+        learner.room, learner.steering = Room(resident=Resident(torch.device("cpu"), 1e9)), Planned()
+    on_device: list[int] = []
+
+    def look(*_: Any) -> None:
+        on_device.append(sum(rows.resident_bytes for rows in evicted.room.resident._tenants))
+        if evicted.step == 5 and full:
+            raise full.pop()
+
+    evicted.model.head.register_forward_hook(look)
+    points = [points_of(list(train(learner))) for learner in (elsewhere, resident, evicted)]
+    assert points[0] == points[1] == points[2]
+    assert on_device[0] > 0 == on_device[-1]
+    assert evicted.steering.on_record == []
+    assert evicted.micro_batch == 64
+
+
 @pytest.mark.parametrize("failing", [2, 9])
 def test_features_are_all_computed_in_parts_of_one_size(monkeypatch, failing):
     """The memory runs out in the middle of them, of the checked or the learnt ones: those before are computed again."""
@@ -511,6 +534,6 @@ def test_damaged_file_is_named(tmp_path):
     flowers = few_flowers()
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     split = FileSplit(np.zeros(1, int), tmp_path, ("bad.jpg",))
-    pixels = Pixels(split, finetuning.make_learner(config_of(), flowers).train._preprocessing, None, 0, 1, 2)
+    pixels = Pixels(split, finetuning.make_learner(config_of(), flowers).train._preprocessing, None, 0, Room(1e6), 2)
     with pytest.raises(DatasetError, match=r"The picture bad\.jpg must be readable: .* Mend or remove it"):
         pixels.batch(np.array([0]), None, torch.device("cpu"))

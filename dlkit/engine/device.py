@@ -93,6 +93,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
 
 
+def spare_bytes(device: torch.device) -> int:
+    """Return the free memory of a GPU that has its own; 0 elsewhere, where nothing is gained by keeping data there."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on the device; from the CPU to CUDA through pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for: a time that is taken before is too short."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
+
+
 def release_memory(device: torch.device) -> None:
     """Give back what the device's allocator keeps for later."""
     if device.type == "cuda":

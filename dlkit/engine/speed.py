@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit import evidence
-from dlkit.engine.device import check_precision, is_out_of_memory, precisions, release_memory
+from dlkit.engine.device import check_precision, is_out_of_memory, precisions, release_memory, wait
 from dlkit.engine.folding import fold_batchnorm
 from dlkit.errors import DlkitError
 from dlkit.evidence import FEATURES, PLAIN, REFERENCE, TRAINING, Choice, Format, known_choices, remember
@@ -143,22 +143,15 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     """Return the shortest of a few runs, as whatever else the machine does makes a run longer only."""
     started = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     first = time.perf_counter() - started
     if first > LONGEST_PASS:
         return first
     shortest, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < TRIAL_SECONDS:
-        _wait(device)
+        wait(device)
         begun = time.perf_counter()
         work()
-        _wait(device)
+        wait(device)
         shortest = min(shortest, time.perf_counter() - begun)
     return shortest
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    if device.type == "mps":
-        torch.mps.synchronize()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit.catalog.augmentations import MIXINGS
-from dlkit.engine.device import is_out_of_memory, random_state, set_random_state
+from dlkit.engine.device import is_out_of_memory, random_state, set_random_state, upload
 from dlkit.engine.learner import Learner
 from dlkit.engine.phases import Phase
 from dlkit.engine.pixels import seeded
@@ -68,11 +68,11 @@ def gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) -
 
     The parts add up to the loss of the whole batch. The norm is of the gradients before they are clipped, and both are
     without float16's scale. The numbers are read at once, when all is on its way: on a GPU the processor waits for them
-    while the backward pass still runs, and for nothing else in a step.
+    while the backward pass still runs.
     """
     config = learner.config
     inputs = phase.inputs(indices, learner.epoch)
-    labels = learner.train.labels[torch.from_numpy(indices)].to(learner.device)
+    labels = upload(learner.train.labels[torch.from_numpy(indices)], learner.device)
     targets: torch.Tensor = labels
     if phase.mixing != "none":
         with seeded(config.seed, learner.step, len(indices)):
@@ -130,4 +130,4 @@ def _class_weights(learner: Learner) -> torch.Tensor | None:
     if learner.config.class_weights == "none":
         return None
     counts = torch.bincount(learner.train.labels, minlength=learner.classes).clamp(min=1)
-    return (len(learner.train) / (learner.classes * counts)).float().to(learner.device)
+    return upload((len(learner.train) / (learner.classes * counts)).float(), learner.device)

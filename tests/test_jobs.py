@@ -1145,8 +1145,10 @@ def test_run_occupies_what_its_device_is(quiet, monkeypatch, device, gpus, has_m
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", ()), ("cpu", ()), ("cpu", (GPU,))])
-def test_float16_is_refused_where_no_gpu_computes(quiet, monkeypatch, device, gpus):
+def test_what_needs_a_gpu_is_refused_where_none_computes(quiet, monkeypatch, device, gpus):
     monkeypatch.setattr(machine, "describe", lambda: machine.Machine(2, 8.0, gpus, False))
+    with pytest.raises(DeviceError, match="compile was asked for, and it pays on an NVIDIA GPU only"):
+        service.submit({"device": device, "strategy": "full", "compile": True})
     for ask in (service.submit, service.submit_find):
         with pytest.raises(DeviceError, match="float16 was asked for, and it needs an NVIDIA GPU"):
             ask({"device": device, "precision": "float16"})

@@ -29,6 +29,7 @@ from tests.small_learner import (
     Planned,
     config_of,
     few_flowers,
+    points_of,
     same,
     small_learner,
     values_of,
@@ -169,6 +170,21 @@ def test_pictures_are_kept_on_a_device_that_has_room_for_them(flowers, monkeypat
     learner = make_learner(config_of(strategy="full", epochs=1), flowers)
     assert bool(learner.train._squares.resident_bytes) is is_resident
     assert bool(learner.validation._squares.resident_bytes) is is_resident
+
+
+def test_steps_of_all_layers_are_compiled_where_that_is_asked_for_and_the_model_stays_the_same(monkeypatch):
+    compiled: list[nn.Module] = []
+
+    def compile_(model: nn.Module) -> nn.Module:
+        compiled.append(model)
+        return nn.Sequential(model)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain, quick = (small_learner(strategy="full", head_epochs=1, compile=asked) for asked in (False, True))
+    points = [points_of(list(train(learner))) for learner in (plain, quick)]
+    assert compiled == [quick.model]
+    assert points[0] == points[1]
+    assert quick.state()["weights"].keys() == plain.state()["weights"].keys()
 
 
 def test_what_comes_from_the_processor_goes_to_cuda_through_pinned_memory(monkeypatch):

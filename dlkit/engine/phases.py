@@ -6,7 +6,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -264,6 +264,8 @@ class FullPhase(Phase):
         super().__init__(learner)
         model, config = learner.model, learner.config
         self.module = self.trained = model
+        if config.compile:  # of the steps only: what checks the pictures is seen too seldom to pay for it
+            self.module = cast(nn.Module, torch.compile(model))
         self.backbone = model.body
         self.mixing = config.mixing
         self.groups = rate_groups(model, model.body, config)

@@ -39,6 +39,7 @@ BESIDE_THE_CURVE = (
     *SCHEDULE_SETTINGS,
     "ema_decay",
     "early_stopping",
+    "compile",
 )
 KEPT_SEARCHES = 10  # for learning rates
 #: settings that change what is measured of a training's parts; which of the others a run has changes nothing of it
@@ -461,7 +462,7 @@ def _is_true(value: object) -> bool:
 
 
 def _slot_for(config: FinetuneConfig) -> Slot:
-    """Return what a run occupies; DeviceError where the machine does not have its device or its number format."""
+    """Return what a run occupies; DeviceError where the machine does not have what it needs."""
     here, device = machine.describe(), config.device
     if device == "cuda" and not here.gpus:
         raise DeviceError("The device cuda was asked for, and this machine has no NVIDIA GPU. Choose auto or cpu.")
@@ -472,6 +473,8 @@ def _slot_for(config: FinetuneConfig) -> Slot:
         raise DeviceError(
             "The number format float16 was asked for, and it needs an NVIDIA GPU. Choose auto, float32 or bfloat16."
         )
+    if config.compile and slot is not Slot.GPU:
+        raise DeviceError("compile was asked for, and it pays on an NVIDIA GPU only. Leave it out.")
     return slot
 
 

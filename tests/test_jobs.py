@@ -1550,6 +1550,22 @@ def test_absent_device_is_never_replaced_silently(finds, name):
         resolve(name)
 
 
+def test_peak_of_cuda_is_the_training_s_own(monkeypatch):
+    import torch
+
+    from dlkit.engine import device
+
+    told: list[str] = []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: told.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 3e9)
+    device.forget_peak_memory(torch.device("cpu"))
+    assert told == []
+    device.forget_peak_memory(torch.device("cuda"))
+    assert told == ["empty_cache", "reset_peak_memory_stats"]
+    assert device.peak_memory_mb(torch.device("cuda")) == 3000
+
+
 def test_device_is_named_for_a_person(monkeypatch):
     import torch
 

@@ -75,7 +75,10 @@ def describe(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Return the most memory that this process has had: on CUDA of the device, else its own; None on Windows."""
+    """Return the most memory that this process has had; None on Windows.
+
+    On CUDA it is the device's since `forget_peak_memory`.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e6
     try:
@@ -84,6 +87,13 @@ def peak_memory_mb(device: torch.device) -> float | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Count CUDA's peak anew: what choosing a number format needed is not the training's. Of the CPU it stays."""
+    if device.type == "cuda":
+        release_memory(device)
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -107,6 +107,7 @@ def finetune(
     yield Event(Progress("opening the pictures"))
     config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
     learner = make_learner(config, dataset)
+    devices.forget_peak_memory(learner.device)
     learner.steering = control
     if state is not None:
         learner.restore(state)

@@ -33,6 +33,7 @@ class Outcome:
     peak_mib: float | None = None
     seconds: float | None = None
     since_ready: float | None = None
+    device_mib: float | None = None  # of a GPU
 
 
 Quantity = Callable[[Outcome], float | None]
@@ -76,6 +77,11 @@ def peak_mib(outcome: Outcome) -> float | None:
     return outcome.peak_mib
 
 
+def device_mib(outcome: Outcome) -> float | None:
+    """Return the most memory of the GPU."""
+    return outcome.device_mib
+
+
 def values(rounds: Sequence[Outcome | None], quantity: Quantity) -> list[float | None]:
     """Return the quantity of each round, None where there is none."""
     return [None if outcome is None else quantity(outcome) for outcome in rounds]
@@ -111,7 +117,7 @@ def contest_table(rounds: dict[str, list[Outcome | None]], ours: str, titles: di
     """Return one row a contestant; ratios are to the contestant `ours`, within each round."""
     to_target = seconds_to(target)
     columns = ["contestant", f"s to {target:.2f}", f"of {ours}", "best accuracy", "at s", "s per epoch", "ms per step"]
-    rows = []
+    rows, has_gpu = [], any(outcome and outcome.device_mib for outcomes in rounds.values() for outcome in outcomes)
     for name, outcomes in rounds.items():
         times, memory = values(outcomes, to_target), values(outcomes, peak_mib)
         steps = [None if value is None else 1000 * value for value in values(outcomes, step_seconds)]
@@ -127,6 +133,7 @@ def contest_table(rounds: dict[str, list[Outcome | None]], ours: str, titles: di
                 written(steps, 0),
                 written(memory, 0),
                 written(paired(memory, values(reference, peak_mib)), 2, " ×"),
+                *([written(values(outcomes, device_mib), 0)] if has_gpu else []),
             ]
         )
-    return table([*columns, "peak MiB", f"of {ours}"], rows)
+    return table([*columns, "peak MiB", f"of {ours}", *(["GPU's MiB"] if has_gpu else [])], rows)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import peak_mib, printer
+from benchmarks.processes import device_peak_mib, peak_mib, printer
 
 BACKBONE = "efficientnet-lite0"
 BATCH = 32
@@ -197,7 +197,7 @@ def main() -> int:
             judge.done()
         except Skipped as reason:
             put(skipped=str(reason))
-    put(peak_mib=peak_mib())
+    put(peak_mib=peak_mib(), device_mib=device_peak_mib(given.device))
     return 0
 
 

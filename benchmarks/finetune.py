@@ -30,7 +30,8 @@ from benchmarks.contestants import BATCH, CONTESTANTS
 from benchmarks.machine import headline
 from benchmarks.pictures import FLOWERS_MINI, class_folders, describe
 from benchmarks.processes import Ended, Line, as_it_comes, as_worker, tuned, watched
-from dlkit.errors import DlkitError
+from dlkit import machine
+from dlkit.errors import DeviceError, DlkitError
 
 #: what `benchmarks.limits` measures, in the words of the table; this process loads no torch
 LIMITS = {
@@ -52,7 +53,8 @@ def outcome_of(ended: Ended) -> Outcome:
     names = ("seconds", "since_ready", "epoch", "val_accuracy", "step_seconds")
     scores = tuple(Score(**{name: line[name] for name in names}) for line in ended.lines if "epoch" in line)
     end: Line = next((line for line in ended.lines if line.get("is_done")), {})
-    return Outcome(scores, ended.peak_mib, end.get("seconds"), end.get("since_ready"))
+    device_mib = next((line["device_mib"] for line in ended.lines if line.get("device_mib")), None)
+    return Outcome(scores, ended.peak_mib, end.get("seconds"), end.get("since_ready"), device_mib)
 
 
 def contest(name: str, folder: Path, seed: int, given: argparse.Namespace, notes: Notes) -> Outcome | None:
@@ -205,6 +207,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way out
     notes: Notes = {}
     try:
+        if given.device == "cuda" and not machine.gpus():
+            raise DeviceError("The device cuda was asked for, and this machine has no NVIDIA GPU.")
         with class_folders(given.data) as folder:
             print(f"{headline()}, {versions(PEERS)}", f"load {os.getloadavg()[0]:.1f} before", sep="\n")
             print(f"{describe(folder)}; {given.rounds} rounds: median (minimum–maximum)\n", flush=True)

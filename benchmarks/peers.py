@@ -14,12 +14,14 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.contestants import BACKBONE, BATCH, Judge, Race
+from dlkit import machine
 from dlkit.catalog.backbones import BACKBONES
+from dlkit.engine.device import wait
 from dlkit.engine.model import Classifier, pretrained
 
 ENTRY = BACKBONES[BACKBONE]
 SIZE, RESIZE = ENTRY.input_size, 256
-LOADER_WORKERS = 2
+LOADER_WORKERS = machine.cores()
 HEAD_RATE, FULL_RATE = 3e-3, 3e-4
 FASTAI_EPOCHS = 1  # after one of the head alone: its quick start
 TRAINER_EPOCHS = 3  # its own default
@@ -59,6 +61,7 @@ def tutorial(race: Race, judge: Judge, *, is_frozen: bool) -> None:
             optimizer.zero_grad()
             functional.cross_entropy(model(images.to(race.device)), labels.to(race.device)).backward()
             optimizer.step()
+        wait(torch.device(race.device))
         seconds = (time.perf_counter() - started) / len(train_loader)
         judge.score(epoch, accuracy(model, val_loader, race.device), seconds)
 

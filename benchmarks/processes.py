@@ -1,6 +1,6 @@
 """What is measured runs in a process of its own: started in a chosen environment, watched, and ended in time.
 
-The process prints a JSON object a line. Knows no torch.
+The process prints a JSON object a line. The one that starts it loads no torch.
 """
 
 import json
@@ -107,6 +107,15 @@ def peak_mib() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def device_peak_mib(device: str) -> float | None:
+    """Return the most memory of a GPU that this process took from it at a time, in MiB; None on the CPU."""
+    if device != "cuda":
+        return None
+    import torch  # whoever used the GPU has loaded it
+
+    return torch.cuda.max_memory_reserved() / 2**20
 
 
 def _memory_mib(pid: int) -> float:

@@ -58,6 +58,7 @@ STRATEGIES_OF = {
     "backbone_rate_factor": ("partial", "full", "auto"),
     "layer_rate_decay": ("partial", "full", "auto"),
     "freeze_batchnorm": ("partial", "full", "auto"),
+    "compile": ("full",),
 }
 #: pictures smaller than this are trained at this size: below it most backbones have too few pixels left to pool
 SMALL_IMAGE_SIZE = 112
@@ -183,8 +184,15 @@ class FinetuneConfig(BaseModel):
     early_stopping: int = setting(
         0, "Early stopping", "Epochs without a lower validation loss before the run ends; 0 never.", ge=0, le=1000
     )
-    precision: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "Number format", "auto: the quickest here, by a trial. float32: exact. bfloat16: half the memory."
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        "Number format",
+        "auto: the quickest here, by a trial. float32: exact. bfloat16: half the memory. float16: so too, on CUDA.",
+    )
+    compile: bool = setting(
+        False,
+        "Compile",
+        "Let torch.compile make kernels for this network: it takes a minute, then steps are quicker (full, on CUDA).",
     )
     seed: int = setting(0, "Seed", "Start of every random draw.", ge=0, le=2**31 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting(

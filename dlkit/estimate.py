@@ -30,7 +30,7 @@ from dlkit.config import (
 )
 from dlkit.data.dataset import is_here
 from dlkit.errors import ConfigError
-from dlkit.evidence import FEATURES, TRAINING, Choice
+from dlkit.evidence import FEATURES, RESIDENT_SHARE, TRAINING, Choice
 from dlkit.runs.records import Run
 from dlkit.runs.service import room_needed
 from dlkit.settings import settings
@@ -311,12 +311,22 @@ def _memory_mb(config: FinetuneConfig, pictures: Pictures, parts: Parts, where: 
     passing = max(
         phase.fixed_bytes + max(checked * phase.forward_bytes, learnt_from * phase.saved_bytes) for phase in used
     )
+    kept = max(_kept_bytes(config, pictures, parts, kind) for kind in kinds)
     if where.startswith("cuda"):
-        return CONTEXT_MB + (2 * weights + learning + passing) / 1e6
+        return CONTEXT_MB + (2 * weights + learning + passing + _resident_bytes(config, pictures, kept)) / 1e6
     half = settings().cache_mb / 2 * 1e6
-    caches = min(half, pictures.bytes) + min(half, max(_kept_bytes(config, pictures, parts, kind) for kind in kinds))
+    caches = min(half, pictures.bytes) + min(half, kept)
     # the network, what computes with it frozen, and the best one's copy
     return (parts.memory_mb or 0.0) + (3 * weights + learning + passing + caches) / 1e6
+
+
+def _resident_bytes(config: FinetuneConfig, pictures: Pictures, kept: float) -> float:
+    """Return what lies on the GPU of pictures, and of what a frozen network puts out: each where it fits as a whole."""
+    gpus = machine.gpus()
+    room = RESIDENT_SHARE * 1e9 * (gpus[0].memory_gb - gpus[0].used_gb) if gpus else 0.0
+    decoded = 0.0 if config.strategy == "head" and config.views == 1 else pictures.bytes
+    taken = decoded if decoded <= room else 0.0
+    return taken + (kept if taken + kept <= room else 0.0)
 
 
 def _kept_bytes(config: FinetuneConfig, pictures: Pictures, parts: Parts, kind: str) -> float:

@@ -18,6 +18,7 @@ from dlkit.settings import settings
 FILE, COSTS_FILE = "speed.json", "costs.json"
 PRECISIONS = ("float32", "bfloat16", "float16")
 FEATURES, TRAINING = "features", "training"  # tasks: a forward pass; forward and backward
+RESIDENT_SHARE = 0.5  # of a GPU's free memory, for pictures and what is kept of them; the rest is for the training
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dlkit.config import steps_per_epoch
 from dlkit.data.split import ArraySplit
 from dlkit.engine.pixels import Pixels, plain_batches, seeded, shuffled_batches
 from dlkit.engine.preprocess import preprocessing_of
+from dlkit.engine.rows import Resident, Room
 from dlkit.errors import DatasetError
 from tests.small_learner import one_thread
 
@@ -45,7 +46,7 @@ def noise(count: int = 6, height: int = 80, width: int = 100) -> CountedSplit:
 
 def pixels_of(split: CountedSplit, level: str = "light", *, seed: int = 0, size: int = 64, budget_mb: float = 100):
     preprocessing = preprocessing_of(LITE0, size)
-    return Pixels(split, preprocessing, AUGMENTATIONS[level].build(size), seed, budget_mb, threads=2)
+    return Pixels(split, preprocessing, AUGMENTATIONS[level].build(size), seed, Room(1e6 * budget_mb), threads=2)
 
 
 @pytest.fixture(autouse=True)
@@ -125,16 +126,20 @@ def test_seeded_draws_are_a_function_of_the_whole_key():
 
 
 TIERS = {"memory": (100, 0), "disk": (0, 100), "both": (0.04, 100), "part": (0.02, 0.04), "none": (0, 0)}
+TIERS["device"] = TIERS["none"]
 
 
 def tiered(split: CountedSplit, tier: str, folder: Path, level: str = "light") -> Pixels:
     """Return pixels of a split whose squares take 0.0165 MB each."""
     memory_mb, disk_mb = TIERS[tier]
+    room = Room(1e6 * memory_mb, 1e6 * disk_mb, folder, Resident(CPU, 1e6) if tier == "device" else None)
     augment = AUGMENTATIONS[level].build(64)
-    return Pixels(split, preprocessing_of(LITE0, 64), augment, 0, memory_mb, 2, disk_mb, folder)
+    return Pixels(split, preprocessing_of(LITE0, 64), augment, 0, room, 2)
 
 
-@pytest.mark.parametrize(("tier", "again"), [("memory", 0), ("disk", 0), ("both", 0), ("part", 3), ("none", 6)])
+@pytest.mark.parametrize(
+    ("tier", "again"), [("memory", 0), ("disk", 0), ("both", 0), ("part", 3), ("none", 6), ("device", 0)]
+)
 def test_picture_is_decoded_once_while_the_budgets_last_and_each_time_beyond_them(tmp_path, tier, again):
     split = noise()
     pixels, oracle = tiered(split, tier, tmp_path), tiered(noise(), "memory", tmp_path)
@@ -215,7 +220,7 @@ import sys, psutil, torch, numpy as np
 from pathlib import Path
 from PIL import Image
 from dlkit.data.split import Split
-from tests.test_augmentations import AUGMENTATIONS, CPU, LITE0, Pixels, preprocessing_of, shuffled_batches
+from tests.test_augmentations import AUGMENTATIONS, CPU, LITE0, Pixels, Room, preprocessing_of, shuffled_batches
 
 class Synthetic(Split):
     def read(self, index):
@@ -228,7 +233,7 @@ class Synthetic(Split):
 disk_mb, folder = float(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
 pixels = Pixels(Synthetic(np.zeros(3000, np.int64)), preprocessing_of(LITE0),
-                AUGMENTATIONS["light"].build(224), 0, 20, 2, disk_mb, folder)
+                AUGMENTATIONS["light"].build(224), 0, Room(20e6, 1e6 * disk_mb, folder), 2)
 def memory():
     return psutil.Process().memory_info().rss / 1e6
 batches = shuffled_batches(3000, 16, 0, 0)
@@ -260,7 +265,7 @@ def test_memory_does_not_grow_beyond_its_budget(tmp_path):
 def test_plain_view_is_what_prediction_sees(size, height, width):
     split, preprocessing = noise(2, height, width), preprocessing_of(LITE0, size)
     squares = np.stack([preprocessing.square(split.read(index)) for index in range(2)])
-    pixels = Pixels(split, preprocessing, None, 0, 100, threads=1)
+    pixels = Pixels(split, preprocessing, None, 0, Room(), threads=1)
     assert torch.equal(pixels.batch(np.arange(2), None, CPU), preprocessing.normalise(torch.from_numpy(squares)))
 
 

@@ -29,6 +29,7 @@ from benchmarks.limits import MEASURES
 from benchmarks.pictures import FLOWERS_MINI, class_folders, describe, pictures_of
 from benchmarks.predict import rows
 from benchmarks.processes import Ended, as_it_comes, as_worker, watched
+from dlkit import machine
 from dlkit.catalog.datasets import DATASETS
 from dlkit.errors import DatasetError
 from dlkit.jobs.supervisor import ALLOCATOR
@@ -87,6 +88,21 @@ def test_table_tells_what_was_reached_and_in_how_many_rounds():
     assert lines[3].endswith("| 250, 1 of 2 rounds | 2.50 × |")
     assert lines[4].startswith("| Fastai | not reached | – | 0.550 (0.500–0.600) |")
     assert len({line.count(" | ") for line in lines}) == 1
+    assert "GPU" not in lines[0]
+
+
+def test_table_has_the_memory_of_a_gpu_where_one_was_used():
+    ended = Ended(({"device_mib": None}, {"device_mib": 900.0}), 5000.0)
+    lines = contest_table({"head": [outcome_of(ended)]}, "head", {"head": "Head"}, 0.9).splitlines()
+    assert lines[0].endswith("| GPU's MiB |")
+    assert lines[2].endswith("| 5000 | 1.00 × | 900 |")
+
+
+def test_contest_on_a_gpu_is_refused_where_there_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr("sys.argv", ["finetune", "--device", "cuda"])
+    assert finetune.main() == 2
+    assert "this machine has no NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_missing_values_are_told():

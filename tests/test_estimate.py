@@ -170,6 +170,17 @@ def test_optimizer_remembers_what_its_entry_says(name):
     assert max(kept, default=0) == 1200 * OPTIMIZERS[name].remembers
 
 
+def test_memory_of_a_gpu_has_what_lies_there_where_it_fits(monkeypatch):
+    pictures, kept = 3 * (1000 * 183**2 + 100 * 160**2) / 1e6, 2100 * 4e4 / 1e6
+    found = {}
+    for free in (0.001, 0.18, 0.22, 0.36, 0.40):
+        monkeypatch.setattr(machine, "gpus", lambda free=free: (machine.Gpu(0, "H100", 80.0, 80.0 - free),))
+        measured()
+        found[free] = estimate(config_of(strategy="partial", views=2), 1000, 100).memory_mb
+    more = [found[free] - found[0.001] for free in sorted(found)]
+    assert more == pytest.approx([0, kept, pictures, pictures, pictures + kept])
+
+
 def test_disk_has_what_the_memory_does_not_hold(monkeypatch):
     measured()
     before = estimate(config_of(), 100_000, 100)

@@ -1144,6 +1144,17 @@ def test_run_occupies_what_its_device_is(quiet, monkeypatch, device, gpus, has_m
     assert service.submit({"device": device}).needs == needs
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("auto", ()), ("cpu", ()), ("cpu", (GPU,))])
+def test_what_needs_a_gpu_is_refused_where_none_computes(quiet, monkeypatch, device, gpus):
+    monkeypatch.setattr(machine, "describe", lambda: machine.Machine(2, 8.0, gpus, False))
+    with pytest.raises(DeviceError, match="compile was asked for, and it pays on an NVIDIA GPU only"):
+        service.submit({"device": device, "strategy": "full", "compile": True})
+    for ask in (service.submit, service.submit_find):
+        with pytest.raises(DeviceError, match="float16 was asked for, and it needs an NVIDIA GPU"):
+            ask({"device": device, "precision": "float16"})
+    assert service.store().list_runs() == []
+
+
 @pytest.mark.parametrize("text", ["", "x" * 32, "A" * 32, "../../etc", "a" * 31, "a" * 33, "é" * 32])
 def test_what_is_no_id_reaches_neither_store_nor_disk(quiet, text):
     for ask in (service.run, service.run_folder, service.stop, service.cancel, service.delete, service.log_tail):
@@ -1519,6 +1530,17 @@ def test_device_is_what_was_asked_for(finds, name, cuda, mps, device):
     assert resolve(name).type == device
 
 
+def test_float32_is_exact_on_cuda(finds):
+    import torch
+
+    from dlkit.engine.device import resolve
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    finds(True, False)
+    resolve("auto")
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+
+
 @pytest.mark.parametrize("name", ["cuda", "mps"])
 def test_absent_device_is_never_replaced_silently(finds, name):
     from dlkit.engine.device import resolve
@@ -1526,6 +1548,22 @@ def test_absent_device_is_never_replaced_silently(finds, name):
     finds(name != "cuda", name != "mps")
     with pytest.raises(DeviceError, match=f"The device {name} was asked for, and PyTorch finds no .* Choose auto"):
         resolve(name)
+
+
+def test_peak_of_cuda_is_the_training_s_own(monkeypatch):
+    import torch
+
+    from dlkit.engine import device
+
+    told: list[str] = []
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: told.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 3e9)
+    device.forget_peak_memory(torch.device("cpu"))
+    assert told == []
+    device.forget_peak_memory(torch.device("cuda"))
+    assert told == ["empty_cache", "reset_peak_memory_stats"]
+    assert device.peak_memory_mb(torch.device("cuda")) == 3000
 
 
 def test_device_is_named_for_a_person(monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn, optim
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dlkit.catalog.optimizers import OPTIMIZERS, OptimizerEntry, torch_arguments
 from dlkit.config import FinetuneConfig, parse
@@ -36,6 +37,10 @@ OTHER_DEFAULTS = {
     ("nesterov", "momentum"),
     ("muon", "weight_decay"),  # as AdamW's, which takes the other half of the parameters
 }
+
+
+#: those of which torch has one kernel for all weights on CUDA; Muon's other half is AdamW
+FUSED_ENTRIES = ("sgd", "momentum", "nesterov", "adam", "adamw")
 
 
 def by_name(entry: OptimizerEntry) -> str:
@@ -163,3 +168,18 @@ def test_entry_explains_itself_and_cites_its_source(entry):
     assert entry.summary.endswith(".")
     assert any(letter.isdigit() for letter in entry.paper)
     assert entry.url.startswith("https://")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_on_cuda_is_fused_where_torch_has_that(name):
+    """Of fake tensors that say they are on a GPU; torch refuses what it cannot fuse."""
+
+    def fused(device: str) -> list[bool]:
+        groups = [
+            {"params": [nn.Parameter(torch.empty(4, 3, device=device)), nn.Parameter(torch.empty(4, device=device))]}
+        ]
+        return [bool(built.defaults.get("fused")) for built in OPTIMIZERS[name].build(groups, 0.1, {})]
+
+    with FakeTensorMode():
+        assert fused("cuda") == ([False, True] if name == "muon" else [name in FUSED_ENTRIES])
+    assert not any(fused("cpu"))

@@ -195,9 +195,10 @@ def test_patience_is_not_forgotten(tmp_path, strategy):
     assert whole.learner.phase_epoch < 9
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("strategy", ["head", "partial", "full"])
-def test_resumed_in_bfloat16(tmp_path, strategy):
-    assert_resumes(lambda: small_learner(strategy=strategy, precision="bfloat16", dropout=0.1), tmp_path, 4)
+def test_resumed_in_reduced_precision(tmp_path, strategy, precision):
+    assert_resumes(lambda: small_learner(strategy=strategy, precision=precision, dropout=0.1), tmp_path, 4)
 
 
 def test_resumed_again_and_again(tmp_path):

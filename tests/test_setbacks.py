@@ -20,8 +20,9 @@ from dlkit.engine import device, finetuning, pixels, steps, training
 from dlkit.engine.bundle import load_bundle
 from dlkit.engine.checkpoint import load_checkpoint
 from dlkit.engine.finetuning import Event, finetune
-from dlkit.engine.learner import Learner, Room
+from dlkit.engine.learner import Learner
 from dlkit.engine.pixels import Pixels, shuffled_batches
+from dlkit.engine.rows import Resident, Room
 from dlkit.engine.training import Report, train
 from dlkit.errors import DatasetError, DivergedError, MemoryFullError
 from dlkit.runs.records import Change
@@ -306,6 +307,28 @@ def test_step_with_pictures_beyond_the_room_learns_from_parts_of_one_size(every_
     assert same(weights_of(replay.model), weights_of(learner.model))
 
 
+@pytest.mark.parametrize("strategy", ["head", "partial"])
+def test_what_is_kept_on_the_device_is_the_same_and_leaves_it_where_memory_runs_out(strategy):
+    """The step is then taken again with as many pictures as before."""
+    values, full = {"strategy": strategy, "views": 2, "epochs": 3}, [torch.OutOfMemoryError]
+    elsewhere, resident, evicted = (small_learner(**values) for _ in range(3))
+    for learner in (resident, evicted):
+        learner.room, learner.steering = Room(resident=Resident(torch.device("cpu"), 1e9)), Planned()
+    on_device: list[int] = []
+
+    def look(*_: Any) -> None:
+        on_device.append(sum(rows.resident_bytes for rows in evicted.room.resident._tenants))
+        if evicted.step == 5 and full:
+            raise full.pop()
+
+    evicted.model.head.register_forward_hook(look)
+    points = [points_of(list(train(learner))) for learner in (elsewhere, resident, evicted)]
+    assert points[0] == points[1] == points[2]
+    assert on_device[0] > 0 == on_device[-1]
+    assert evicted.steering.on_record == []
+    assert evicted.micro_batch == 64
+
+
 @pytest.mark.parametrize("failing", [2, 9])
 def test_features_are_all_computed_in_parts_of_one_size(monkeypatch, failing):
     """The memory runs out in the middle of them, of the checked or the learnt ones: those before are computed again."""
@@ -352,6 +375,64 @@ def poisoned(strategy: str, kind: str, step: int, **values: Any) -> Learner:
 
     head.forward = forward
     return learner
+
+
+class Narrow(torch.autograd.Function):
+    """Passes all through; on the way back what is above `largest` overflows."""
+
+    @staticmethod
+    def forward(context: Any, logits: torch.Tensor, largest: float) -> torch.Tensor:
+        context.largest = largest
+        return logits.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.where(gradient.abs() <= context.largest, math.inf), None
+
+
+def in_float16(largest: float = math.inf) -> Learner:
+    """Return a learner that computes in float16, with dropout, and gradients at the head of at most `largest`."""
+    values = {"strategy": "full", "head_epochs": 0, "freeze_batchnorm": False, "dropout": 0.3, "gradient_clipping": 1.0}
+    learner = small_learner(precision="float16", **values)
+    learner.model.head.register_forward_hook(lambda _, given, logits: Narrow.apply(logits, largest))
+    return learner
+
+
+def test_float16_is_scaled_and_what_is_told_of_the_gradients_is_not():
+    half, exact = in_float16(), small_learner(strategy="full", head_epochs=0, dropout=0.3, gradient_clipping=1.0)
+    exact.config = exact.config.model_copy(update={"freeze_batchnorm": False})
+    norms = [values_of(list(train(learner)), "step/gradient_norm") for learner in (half, exact)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+    assert half.scaler.get_scale() == 2**16
+    assert exact.scaler.get_scale() == 1
+
+
+def test_gradients_that_overflow_float16_are_no_divergence_but_taken_again_at_half_the_scale():
+    """Dropout has drawn and BatchNorm has moved by then; a power of two changes no digit."""
+    calm, narrow = in_float16(), in_float16(largest=2**10)
+    reports = points_of(list(train(calm)))
+    assert points_of(list(train(narrow))) == reports
+    assert narrow.scaler.get_scale() < 2**16
+    assert same(weights_of(narrow.model), weights_of(calm.model))
+
+
+def test_gradients_that_overflow_at_every_scale_are_a_divergence():
+    learner = in_float16(largest=0)
+    before = weights_of(learner.model)
+    with pytest.raises(DivergedError, match="the gradients were not finite"):
+        list(train(learner))
+    assert learner.scaler.get_scale() == steps.LEAST_SCALE
+    assert same(weights_of(learner.model), before)
+    with pytest.raises(DivergedError):  # whoever goes on all the same meets the same
+        list(train(learner))
+
+
+def test_loss_that_is_no_number_is_a_divergence_in_float16_at_once():
+    learner = in_float16()
+    learner.model.head.register_forward_hook(lambda _, given, logits: logits * (math.nan if learner.step else 1))
+    with pytest.raises(DivergedError, match="the loss was not a finite number"):
+        list(train(learner))
+    assert learner.scaler.get_scale() == 2**16
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
@@ -486,6 +567,6 @@ def test_damaged_file_is_named(tmp_path):
     flowers = few_flowers()
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     split = FileSplit(np.zeros(1, int), tmp_path, ("bad.jpg",))
-    pixels = Pixels(split, finetuning.make_learner(config_of(), flowers).train._preprocessing, None, 0, 1, 2)
+    pixels = Pixels(split, finetuning.make_learner(config_of(), flowers).train._preprocessing, None, 0, Room(1e6), 2)
     with pytest.raises(DatasetError, match=r"The picture bad\.jpg must be readable: .* Mend or remove it"):
         pixels.batch(np.array([0]), None, torch.device("cpu"))

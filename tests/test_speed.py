@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from dlkit import evidence
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.engine import speed
+from dlkit.engine.device import precisions
 from dlkit.engine.folding import fold_batchnorm
 from dlkit.engine.model import build
+from dlkit.errors import DeviceError
 from dlkit.evidence import FEATURES, PLAIN, REFERENCE, TRAINING, Choice, Format, known_choices
 from dlkit.settings import settings
 
@@ -102,6 +106,57 @@ def test_precision_that_was_asked_for_is_taken_without_a_trial(measuring):
     for precision in ("float32", "bfloat16"):
         assert speed.choose(FEATURES, "small", network, 16, CPU, precision) == Choice(Format(precision))
     assert not known_choices()
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "names"),
+    [
+        ("cpu", True, ("float32", "bfloat16")),
+        ("cpu", False, ("float32",)),
+        ("cuda", True, ("float32", "bfloat16", "float16")),
+        ("cuda", False, ("float32", "float16")),
+    ],
+)
+def test_number_formats_are_those_of_the_device(monkeypatch, device, has_bfloat16, names):
+    machine_with(monkeypatch, has_bfloat16)
+    assert precisions(torch.device(device)) == names
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    """Let CPU and GPU have bfloat16 or not."""
+    real = functional.conv2d
+
+    def conv2d(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        if images.dtype == torch.bfloat16 and not has_bfloat16:
+            raise RuntimeError("\"conv2d\" not implemented for 'BFloat16'")
+        return real(images, *arguments)
+
+    monkeypatch.setattr(functional, "conv2d", conv2d)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+
+
+@pytest.mark.parametrize("task", [FEATURES, TRAINING])
+def test_machine_without_bfloat16_takes_what_it_has_and_says_so(measuring, monkeypatch, task):
+    machine_with(monkeypatch, has_bfloat16=False)
+    choice = speed.choose(task, "small", small_network(), 16, CPU, "auto")
+    assert str(choice).startswith("float32, channels_last")
+    assert "bfloat16" not in " ".join(choice.rates)
+
+
+@pytest.mark.parametrize(("precision", "others"), [("bfloat16", "auto or float32"), ("float16", "auto or float32")])
+def test_number_format_that_the_device_has_not_is_refused(monkeypatch, precision, others):
+    machine_with(monkeypatch, has_bfloat16=False)
+    with pytest.raises(DeviceError, match=rf"{precision} was asked for, .*: CPU, .* threads?\. Choose {others}\."):
+        speed.choose(FEATURES, "small", small_network(), 16, CPU, precision)
+
+
+@pytest.mark.parametrize(("rate", "best"), [(105.0, "bfloat16"), (115.0, "float16")])
+def test_float16_is_learnt_in_only_where_it_is_clearly_quicker(measuring, monkeypatch, rate, best):
+    tries = [(REFERENCE, 50.0), (Format("bfloat16"), 100.0), (Format("float16"), rate), (PLAIN, 20.0)]
+    monkeypatch.setattr(speed, "_try_training", lambda *_: tries)
+    monkeypatch.setattr(speed, "_try_features", lambda *_: tries)
+    choices = [speed.choose(task, "small", small_network(), 16, CPU, "auto") for task in (TRAINING, FEATURES)]
+    assert [choice.format.precision for choice in choices] == [best, "float16"]
 
 
 def test_without_measuring_the_reference_is_taken(home, monkeypatch):

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import AUTO_HEAD_EPOCHS, AUTO_MIXING, SHARES, first_phases, parse
-from dlkit.engine import auto, steps
+from dlkit.engine import auto, device, steps
 from dlkit.engine.auto import go_deeper, measure_phase
 from dlkit.engine.finetuning import make_learner
 from dlkit.engine.learner import FULL, HEAD, PARTIAL
@@ -29,6 +29,7 @@ from tests.small_learner import (
     Planned,
     config_of,
     few_flowers,
+    points_of,
     same,
     small_learner,
     values_of,
@@ -191,6 +192,38 @@ def test_format_of_the_features_is_the_one_that_was_chosen(flowers):
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert all(parameter.dtype == torch.float32 for parameter in quick.model.parameters())
+
+
+@pytest.mark.parametrize(("free", "is_resident"), [(0, False), (3e5, False), (1e9, True)])
+def test_pictures_are_kept_on_a_device_that_has_room_for_them(flowers, monkeypatch, free, is_resident):
+    monkeypatch.setattr(device, "spare_bytes", lambda device: free)
+    learner = make_learner(config_of(strategy="full", epochs=1), flowers)
+    assert bool(learner.train._squares.resident_bytes) is is_resident
+    assert bool(learner.validation._squares.resident_bytes) is is_resident
+
+
+def test_steps_of_all_layers_are_compiled_where_that_is_asked_for_and_the_model_stays_the_same(monkeypatch):
+    compiled: list[nn.Module] = []
+
+    def compile_(model: nn.Module) -> nn.Module:
+        compiled.append(model)
+        return nn.Sequential(model)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    plain, quick = (small_learner(strategy="full", head_epochs=1, compile=asked) for asked in (False, True))
+    points = [points_of(list(train(learner))) for learner in (plain, quick)]
+    assert compiled == [quick.model]
+    assert points[0] == points[1]
+    assert quick.state()["weights"].keys() == plain.state()["weights"].keys()
+
+
+def test_what_comes_from_the_processor_goes_to_cuda_through_pinned_memory(monkeypatch):
+    told: list[Any] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: told.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **options: told.append((device.type, options)))
+    for name in ("cuda", "cpu"):
+        device.upload(torch.zeros(2), torch.device(name))
+    assert told == ["pinned", ("cuda", {"non_blocking": True}), ("cpu", {})]
 
 
 # What the time allows

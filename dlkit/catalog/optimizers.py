@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 #: names of our settings -> arguments of torch.optim; `beta1` and `beta2` together are `betas`
 TORCH_ARGUMENTS = {"epsilon": "eps", "smoothing": "alpha", "learning_rate_decay": "lr_decay"}
 
+#: algorithms that torch has as one kernel for CUDA; the others take all weights in a few kernels there (foreach)
+FUSED = ("SGD", "Adam", "AdamW")
+
 
 @dataclass(frozen=True)
 class OptimizerEntry:
@@ -35,18 +38,26 @@ class OptimizerEntry:
     ) -> "list[torch.optim.Optimizer]":
         """Return the optimizers that together update all parameters of `groups` (torch parameter groups).
 
-        One optimizer, or two where the algorithm is for matrices only and AdamW takes the other shapes.
+        One optimizer, or two where the algorithm is for matrices only and AdamW takes the other shapes. On CUDA they
+        are fused where torch has that: one kernel for all weights.
         """
-        from torch import optim
-
         arguments = torch_arguments({**self.settings, **settings}) | dict(self.fixed)
-        algorithm = getattr(optim, self.algorithm)
         if not self.matrices_only:
-            return [algorithm(list(groups), lr=learning_rate, **arguments)]
+            return [_build(self.algorithm, list(groups), lr=learning_rate, **arguments)]
         matrices, others = _split_by_shape(groups)
         decay = arguments.get("weight_decay", 0.0)
-        built = [algorithm(matrices, lr=learning_rate, **arguments)] if matrices else []
-        return built + ([optim.AdamW(others, lr=learning_rate, weight_decay=decay)] if others else [])
+        built = [_build(self.algorithm, matrices, lr=learning_rate, **arguments)] if matrices else []
+        return built + ([_build("AdamW", others, lr=learning_rate, weight_decay=decay)] if others else [])
+
+
+def _build(algorithm: str, groups: list[dict[str, Any]], **arguments: Any) -> "torch.optim.Optimizer":
+    from torch import optim
+
+    is_on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    if algorithm in FUSED and is_on_cuda:
+        arguments["fused"] = True
+    built: optim.Optimizer = getattr(optim, algorithm)(groups, **arguments)
+    return built
 
 
 def torch_arguments(settings: Mapping[str, float]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Where the work is done: the device that was asked for, or a sentence; never silently another one."""
+"""Where the work is done: the device that was asked for, or a sentence; never silently another one.
+
+float32 is exact on all of them: on CUDA neither cuBLAS nor cuDNN may round it to TF32, which bfloat16 beats anyway.
+"""
 
 import sys
 from collections.abc import Mapping
 
 import torch
+from torch.nn import functional
 
 from dlkit.errors import DeviceError
 
@@ -17,14 +21,47 @@ MEMORY_WORDS = (
 
 
 def resolve(name: str) -> torch.device:
-    """Return the device called `name`; auto takes CUDA, then MPS, then the CPU. DeviceError where it is absent."""
+    """Return the device called `name`; auto takes CUDA, then MPS, then the CPU. DeviceError where it is absent.
+
+    On CUDA this process then computes float32 as it is, and takes the kernels that cuDNN knows to be quick: trying
+    them would choose others in each process, and a run that goes on would round otherwise.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("The device cuda was asked for, and PyTorch finds no CUDA GPU here. Choose auto or cpu.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("The device mps was asked for, and PyTorch finds no Apple GPU here. Choose auto or cpu.")
+    if name == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
     return torch.device(name)
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Return the number formats that networks can compute in on this device; float32 is the first.
+
+    CUDA's bfloat16 counts only where the GPU has it, from Ampere on; float16 is for CUDA alone, where it is quick.
+    """
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("float32", "bfloat16", "float16") if has_bfloat16 else ("float32", "float16")
+    one = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
+    try:
+        functional.conv2d(one, one)
+    except RuntimeError:
+        return ("float32",)
+    return ("float32", "bfloat16")
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Raise DeviceError where networks cannot compute in the number format called `name` on this device."""
+    possible = precisions(device)
+    if name not in possible:
+        raise DeviceError(
+            f"The number format {name} was asked for, and this device does not compute in it: {describe(device)}. "
+            f"Choose auto or {' or '.join(possible)}."
+        )
 
 
 def describe(device: torch.device) -> str:
@@ -38,7 +75,10 @@ def describe(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Return the most memory that this process has had: on CUDA of the device, else its own; None on Windows."""
+    """Return the most memory that this process has had; None on Windows.
+
+    On CUDA it is the device's since `forget_peak_memory`.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 1e6
     try:
@@ -49,11 +89,38 @@ def peak_memory_mb(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Count CUDA's peak anew: what choosing a number format needed is not the training's. Of the CPU it stays."""
+    if device.type == "cuda":
+        release_memory(device)
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an operation failed for lack of memory, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """Return the free memory of a GPU that has its own; 0 elsewhere, where nothing is gained by keeping data there."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on the device; from the CPU to CUDA through pinned memory, so that nobody waits for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for: a time that is taken before is too short."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
 
 
 def release_memory(device: torch.device) -> None:

@@ -22,14 +22,15 @@ from dlkit.data.dataset import Dataset, Split, open_dataset
 from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
-from dlkit.engine.learner import Learner, Room, Steering, Unsteered
+from dlkit.engine.learner import Learner, Steering, Unsteered
 from dlkit.engine.model import Classifier, parameter_count, pretrained
 from dlkit.engine.pixels import Pixels
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
+from dlkit.engine.rows import Resident, Room
 from dlkit.engine.speed import choose
 from dlkit.engine.training import Scores, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
-from dlkit.evidence import FEATURES, TRAINING
+from dlkit.evidence import FEATURES, RESIDENT_SHARE, TRAINING
 from dlkit.runs.artifacts import Validation, read_description
 from dlkit.runs.records import Point, Progress
 from dlkit.settings import settings
@@ -106,6 +107,7 @@ def finetune(
     yield Event(Progress("opening the pictures"))
     config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
     learner = make_learner(config, dataset)
+    devices.forget_peak_memory(learner.device)
     learner.steering = control
     if state is not None:
         learner.restore(state)
@@ -179,7 +181,9 @@ def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier) -> Lea
     model = model.to(device).to(memory_format=torch.channels_last)
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
-    half = Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, settings().data_folder / "cache")
+    resident = Resident(device, RESIDENT_SHARE * devices.spare_bytes(device))
+    folder = settings().data_folder / "cache"
+    half = Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, folder, resident)
     # a head on one view looks at each picture once
     of_pixels = Room(0.0) if config.strategy == "head" and config.views == 1 else half
     share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
@@ -206,9 +210,8 @@ def _pixels(
     share: float,
 ) -> Pixels:
     """Return one split's pictures, with its share of the room that a run has for decoded pictures."""
-    memory_mb, disk_mb = share * room.memory / 1e6, share * room.disk / 1e6
     threads = max(2, torch.get_num_threads())
-    return Pixels(split, preprocessing, augment, config.seed, memory_mb, threads, disk_mb, room.folder)
+    return Pixels(split, preprocessing, augment, config.seed, room.share(share), threads)
 
 
 class Keeper:

@@ -5,8 +5,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -19,8 +18,9 @@ from dlkit.config import FinetuneConfig, first_phases, parse, steps_per_epoch
 from dlkit.engine.device import random_state, release_memory, set_random_state
 from dlkit.engine.model import Classifier, Tail
 from dlkit.engine.pixels import EVALUATION_BATCH, Pixels
+from dlkit.engine.rows import Room
 from dlkit.errors import MemoryFullError
-from dlkit.evidence import FEATURES, TRAINING, Format
+from dlkit.evidence import FEATURES, REFERENCE, TRAINING, Format
 from dlkit.runs.records import Change
 
 HEAD, PARTIAL, FULL = "head", "partial", "full"
@@ -52,14 +52,6 @@ class Unsteered:
         return Change(0, what, value, step, "worker")
 
 
-class Room(NamedTuple):
-    """How much of what a frozen network puts out may be kept: bytes in memory, then bytes of a file in a folder."""
-
-    memory: float = 1e9
-    disk: float = 0
-    folder: Path | None = None
-
-
 @dataclass
 class Learner:
     """A model in training, all that changes with it, and where it stands."""
@@ -82,7 +74,7 @@ class Learner:
     applied: set[int] = field(default_factory=set)  # numbers of the changes
     formats: dict[str, Format] = field(default_factory=dict)  # by task; REFERENCE where none is given
     has_budget: bool = False  # whether time decides when it ends
-    room: Room = field(default_factory=Room)
+    room: Room = field(default_factory=Room)  # for what a frozen network puts out
     is_planned: bool = False  # whether it is decided what follows the head
     plan_number: int = 0  # of the change that decided it
     seconds_before: float = 0.0  # that earlier attempts have trained; counted only where time decides
@@ -90,6 +82,7 @@ class Learner:
     trained: nn.Module = field(init=False)
     average: AveragedModel | None = None
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    scaler: torch.amp.GradScaler = field(init=False)  # does nothing but in float16
     plateau: Plateau | None = None
     patience: "Patience" = field(init=False)
     sums: "Sums" = field(init=False)
@@ -143,6 +136,8 @@ class Learner:
         self.trained = trained.requires_grad_(True)
         self.average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         self.optimizers = OPTIMIZERS[config.optimizer].build(groups, config.rate, config.optimizer_settings())
+        is_float16 = self.formats.get(TRAINING, REFERENCE).precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_float16)
         self.plateau, self.patience = _plateau(config), Patience(config.early_stopping)
         if self._restored is not None:
             self._refill(self._restored)
@@ -182,6 +177,7 @@ class Learner:
             "weights": self.trained.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
             "plateau": None if self.plateau is None else asdict(self.plateau),
             "patience": asdict(self.patience),
             "sums": asdict(self.sums),
@@ -210,6 +206,7 @@ class Learner:
             self.average.load_state_dict(state["average"])
         for optimizer, known in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(known)
+        self.scaler.load_state_dict(state["scaler"])
         self.plateau = None if state["plateau"] is None else Plateau(**state["plateau"])
         self.patience, self.sums = Patience(**state["patience"]), Sums(**state["sums"])
         set_random_state(self.device, state["random"])
@@ -253,8 +250,14 @@ class Learner:
                 self.phases.append((FULL, left))
 
     def shrink(self, pictures: int) -> None:
-        """Let fewer pictures through the network at once, as so many were too many; MemoryFullError at one."""
+        """Let fewer pictures through the network at once, as so many were too many; MemoryFullError at one.
+
+        Where rows are kept on the device, they make room first, and it may do with as many.
+        """
+        has_made_room = self.room.resident is not None and self.room.resident.clear()
         release_memory(self.device)
+        if has_made_room:
+            return
         if pictures <= 1:
             raise MemoryFullError(self.device.type.upper())
         size = -(-pictures // 2)

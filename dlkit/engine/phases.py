@@ -6,14 +6,14 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from dlkit.config import FinetuneConfig, views
-from dlkit.engine.device import is_out_of_memory
+from dlkit.engine.device import is_out_of_memory, upload
 from dlkit.engine.learner import FULL, HEAD, PARTIAL, TITLES, Learner
 from dlkit.engine.model import Classifier, Tail, freeze_batchnorm
 from dlkit.engine.pixels import Pixels, shuffled_batches, validation_batches
@@ -66,12 +66,12 @@ class Features:
         rows = kept.get(indices[is_kept])
         if not is_kept.all():
             whole = torch.empty(len(indices), *rows.shape[1:], dtype=rows.dtype)
-            whole[torch.from_numpy(is_kept)] = rows
+            whole[torch.from_numpy(is_kept)] = rows.cpu()
             whole[torch.from_numpy(~is_kept)] = self._outputs(indices[~is_kept], view).cpu()
             rows = whole
             if self.is_outdated:
                 return self.of(indices, view)
-        rows = rows.to(self._learner.device).float()
+        rows = upload(rows, self._learner.device).float()
         return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
     def expect(self, batches: list[np.ndarray], view: int | None) -> None:
@@ -139,10 +139,7 @@ class Features:
         learner = self._learner
         share = len(self._pixels) / (len(learner.train) + len(learner.validation))
         share /= 1 if view is None else self._views
-        room = learner.room
-        self._kept[view] = kept = Rows(
-            len(self._pixels), rows.shape[1:], self._dtype, share * room.memory, share * room.disk, room.folder
-        )
+        self._kept[view] = kept = Rows(len(self._pixels), rows.shape[1:], self._dtype, learner.room.share(share))
         groups = self._groups_of(view)
         for group, end in zip(groups, np.cumsum([len(group) for group in groups]), strict=True):
             self._is_done[view][group] = end > kept.room
@@ -297,6 +294,8 @@ class FullPhase(Phase):
         super().__init__(learner)
         model, config = learner.model, learner.config
         self.module = self.trained = model
+        if config.compile:  # of the steps only: what checks the pictures is seen too seldom to pay for it
+            self.module = cast(nn.Module, torch.compile(model))
         self.backbone = model.body
         self.mixing = config.mixing_in_use
         self.groups = rate_groups(model, model.body, config)

@@ -1,8 +1,8 @@
 """From a split of a data set to batches on the device: decoded once, augmented and normalised there batch by batch.
 
-Decoded pictures are kept as bytes in memory, then in a file, by budget (`Rows`); what fits nowhere is decoded anew each
-time, while the device works on the batch before it. An image's randomness is a function of (seed, view, index), so it
-depends neither on the order nor on its neighbours nor on who decodes.
+Decoded pictures are kept as bytes, on the device or in memory, then in a file, by budget (`Rows`); what fits nowhere is
+decoded anew each time, while the device works on the batch before it. An image's randomness is a function of (seed,
+view, index), so it depends neither on the order nor on its neighbours nor on who decodes.
 """
 
 from collections import deque
@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from dlkit.catalog.augmentations import BatchTransform
 from dlkit.catalog.draws import keys_of
 from dlkit.config import EVALUATION_BATCH, steps_per_epoch
 from dlkit.data.dataset import Split
+from dlkit.engine.device import upload
 from dlkit.engine.preprocess import Preprocessing
-from dlkit.engine.rows import Rows
+from dlkit.engine.rows import Room, Rows
 from dlkit.errors import DatasetError, DlkitError
 
 #: how many batches are decoded before they are asked for; as bytes, one has a quarter of the size of a float32 batch
@@ -29,11 +29,10 @@ AHEAD = 2
 
 
 class Pixels:
-    """The pictures of one split as squares; decoded at first use and kept while they fit the budgets.
+    """The pictures of one split as squares; decoded at first use and kept while there is room.
 
-    `budget_mb` is for memory, `disk_mb` for an unnamed file in `folder`; `threads` decode, which Pillow does outside of
-    Python's lock. With `augment` None there are only plain views, and they are to the pixel what prediction sees: the
-    square's centre would be beside the picture's by up to one.
+    `threads` decode, which Pillow does outside of Python's lock. With `augment` None there are only plain views, and
+    they are to the pixel what prediction sees: the square's centre would be beside the picture's by up to one.
     """
 
     def __init__(
@@ -42,17 +41,14 @@ class Pixels:
         preprocessing: Preprocessing,
         augment: BatchTransform | None,
         seed: int,
-        budget_mb: float,
+        room: Room,
         threads: int,
-        disk_mb: float = 0,
-        folder: Path | None = None,
     ) -> None:
         self.labels = torch.from_numpy(np.asarray(split.labels, dtype=np.int64))
         self._split, self._preprocessing, self._augment, self._seed = split, preprocessing, augment, seed
         self._side = preprocessing.size if augment is None else preprocessing.resize
         self._whole = replace(preprocessing, size=self._side)
-        shape = (self._side, self._side, 3)
-        self._squares = Rows(len(split), shape, torch.uint8, budget_mb * 1e6, disk_mb * 1e6, folder)
+        self._squares = Rows(len(split), (self._side, self._side, 3), torch.uint8, room)
         self._decoders = ThreadPoolExecutor(max_workers=threads)
         self._expected: deque[np.ndarray] = deque()
         self._decoded: dict[int, Future[np.ndarray]] = {}  # pictures of the next batches, also while it goes on
@@ -86,7 +82,7 @@ class Pixels:
 
         Raises DatasetError with the name of a picture that cannot be read.
         """
-        images = self._read(indices).to(device, non_blocking=True).permute(0, 3, 1, 2)
+        images = upload(self._read(indices), device).permute(0, 3, 1, 2)
         if view is None:
             margin, size = (self._side - self._preprocessing.size) // 2, self._preprocessing.size
             crops = images[:, :, margin : margin + size, margin : margin + size]
@@ -96,7 +92,10 @@ class Pixels:
         return self._preprocessing.normalise(crops.permute(0, 2, 3, 1))
 
     def _read(self, indices: np.ndarray) -> torch.Tensor:
-        """Return squares uint8 (B, R, R, 3), decoding what is not kept and, beside it, what is expected next."""
+        """Return squares uint8 (B, R, R, 3), on the device if they are kept there.
+
+        What is not kept is decoded and, beside it, what is expected next.
+        """
         is_kept = self._squares.has(indices)
         self._forget_until(indices)
         decoding = {index: self._decoding(index) for index in dict.fromkeys(indices[~is_kept].tolist())}
@@ -104,7 +103,7 @@ class Pixels:
         if not decoding:
             return self._squares.get(indices)
         squares = np.empty((len(indices), self._side, self._side, 3), np.uint8)
-        squares[is_kept] = self._squares.get(indices[is_kept]).numpy()
+        squares[is_kept] = self._squares.get(indices[is_kept]).cpu().numpy()
         for place in np.flatnonzero(~is_kept):
             squares[place] = decoding[int(indices[place])].result()
         _, first = np.unique(indices, return_index=True)  # a picture may be in a batch twice

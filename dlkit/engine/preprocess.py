@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dlkit.catalog.backbones import BackboneEntry
+from dlkit.engine.device import upload
 from dlkit.errors import BundleError, ConfigError
 
 # A longer picture loses its ends before it is resized: 1×20,000 pixels would grow to 256×5,120,000, or 4 GB.
@@ -72,7 +73,7 @@ class Preprocessing:
         pixels takes four times as long on a CPU, for the same numbers.
         """
         count, height, width, channels = batch.shape
-        mean, std = (torch.tensor(values, device=batch.device).repeat(width) for values in (self.mean, self.std))
+        mean, std = (upload(torch.tensor(values).repeat(width), batch.device) for values in (self.mean, self.std))
         rows = batch.reshape(count, height, width * channels).to(torch.float32).div_(255).sub_(mean).div_(std)
         return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 

@@ -12,6 +12,7 @@ from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset
 from dlkit.engine.pixels import Pixels, seeded
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
+from dlkit.engine.rows import Room
 
 PICTURES = 16
 
@@ -26,7 +27,7 @@ def augmented_batch(dataset: Dataset, config: FinetuneConfig, view: int) -> list
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     indices = _from_every_class(dataset, PICTURES)
-    with closing(Pixels(dataset.train, preprocessing, augment, config.seed, budget_mb=0, threads=1)) as pixels:
+    with closing(Pixels(dataset.train, preprocessing, augment, config.seed, Room(memory=0), threads=1)) as pixels:
         batch = pixels.batch(indices, seen, torch.device("cpu"))
     mix = MIXINGS[config.mixing].build(len(dataset.classes), config.mixing_alpha)
     if mix is not None:

@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit import evidence
-from dlkit.engine.device import is_out_of_memory, release_memory
+from dlkit.engine.device import check_precision, is_out_of_memory, precisions, release_memory, wait
 from dlkit.engine.folding import fold_batchnorm
 from dlkit.errors import DlkitError
-from dlkit.evidence import FEATURES, PLAIN, REFERENCE, Choice, Format, known_choices, remember
+from dlkit.evidence import FEATURES, PLAIN, REFERENCE, TRAINING, Choice, Format, known_choices, remember
 from dlkit.settings import settings
 
 TRIAL_BATCH = 16
@@ -27,6 +27,8 @@ LONGEST_SECONDS = 15  # of all formats; what takes longer is a machine that is b
 LONGEST_PASS = 1.0  # what takes longer runs once
 #: how far a format's outputs may lie from those of float32, as a share of their length; bfloat16 is at about 0.01
 LARGEST_ERROR = 0.05
+#: how much quicker than any other float16 must be to be learnt in: a step whose gradients overflow is taken twice
+FLOAT16_GAIN = 1.1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,9 +55,11 @@ def choose(task: str, name: str, network: nn.Module, size: int, device: torch.de
     """Return the quickest format for a task: FEATURES (a forward pass) or TRAINING (forward and backward).
 
     `network` takes images of `size` pixels and is called `name`. A `precision` other than "auto" is taken as it is:
-    "float32" then is torch's own to the last digit, nothing folded. What was measured before is remembered.
+    "float32" then is torch's own to the last digit, nothing folded; DeviceError where the device has it not. What was
+    measured before is remembered.
     """
     if precision != "auto":
+        check_precision(precision, device)
         return Choice(Format(precision))
     if not settings().measure_speed:
         return Choice()
@@ -99,19 +103,22 @@ def _trial(task: str, network: nn.Module, size: int, device: torch.device) -> tu
         if not is_whole:
             break
         rates[form] = rate
-    best = max(rates.keys() - {PLAIN}, key=rates.__getitem__, default=REFERENCE)  # PLAIN is there to compare with
+
+    def worth(form: Format) -> float:
+        return rates[form] / (FLOAT16_GAIN if task == TRAINING and form.precision == "float16" else 1)
+
+    best = max(rates.keys() - {PLAIN}, key=worth, default=REFERENCE)  # PLAIN is there to compare with
     return Choice(best, {str(form): rate for form, rate in rates.items()}), is_whole
 
 
-def _formats(folded: bool, precisions: Iterable[str]) -> list[Format]:
-    return [REFERENCE, *(Format(precision, folded=folded) for precision in precisions), PLAIN]
+def _formats(folded: bool, names: Iterable[str]) -> list[Format]:
+    return [REFERENCE, *(Format(name, folded=folded) for name in names), PLAIN]
 
 
 def _try_features(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Format, float]]:
-    precisions = ["float32", "bfloat16"] + (["float16"] if images.device.type == "cuda" else [])
     with torch.no_grad():
         wanted = copy.deepcopy(network).eval()(images).float()
-        for form in _formats(folded=True, precisions=precisions):
+        for form in _formats(folded=True, names=precisions(images.device)):
             frozen = Frozen(network, form, images[:1])
             error = (frozen(images) - wanted).norm() / wanted.norm()
             if form == PLAIN or error <= LARGEST_ERROR:
@@ -119,7 +126,7 @@ def _try_features(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Fo
 
 
 def _try_training(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Format, float]]:
-    for form in _formats(folded=False, precisions=["bfloat16"]):
+    for form in _formats(folded=False, names=precisions(images.device)[1:]):
         layout = torch.channels_last if form.channels_last else torch.contiguous_format
         learning = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
         pictures = images.to(memory_format=layout)
@@ -136,22 +143,15 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     """Return the shortest of a few runs, as whatever else the machine does makes a run longer only."""
     started = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     first = time.perf_counter() - started
     if first > LONGEST_PASS:
         return first
     shortest, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < TRIAL_SECONDS:
-        _wait(device)
+        wait(device)
         begun = time.perf_counter()
         work()
-        _wait(device)
+        wait(device)
         shortest = min(shortest, time.perf_counter() - begun)
     return shortest
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    if device.type == "mps":
-        torch.mps.synchronize()

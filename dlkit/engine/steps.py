@@ -8,21 +8,23 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit.catalog.augmentations import MIXINGS
-from dlkit.engine.device import is_out_of_memory, random_state, set_random_state
+from dlkit.engine.device import is_out_of_memory, random_state, set_random_state, upload
 from dlkit.engine.learner import Learner
 from dlkit.engine.phases import Phase
 from dlkit.engine.pixels import seeded
 from dlkit.errors import DivergedError
 from dlkit.evidence import TRAINING
 
+#: float16's gradients are scaled up by at least as much; where they overflow even so they are not finite indeed
+LEAST_SCALE = 1.0
+
 
 def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) -> tuple[float, float, float, int, int]:
     """Take one step; return its rate, its loss, its gradient norm, how many were right, and how many pictures it saw.
 
     The loss and the gradients are looked at before the weights are moved. Where the memory is not enough the same step
-    is taken again in smaller parts.
+    is taken again in smaller parts; where gradients overflow float16, at half the scale.
     """
-    config = learner.config
     random = random_state(learner.device)
     statistics = [buffer.clone() for buffer in phase.module.buffers()] if phase.has_learning_batchnorm else []
 
@@ -32,27 +34,27 @@ def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) ->
             buffer.copy_(old)
 
     while True:
-        parts = -(-len(indices) // learner.micro_batch)
+        parts, found = -(-len(indices) // learner.micro_batch), None
         try:
-            loss, norm, right = gradients(learner, phase, indices, parts)
-            break
+            found = gradients(learner, phase, indices, parts)
         except Exception as error:
-            take_back()
             if not is_out_of_memory(error):
+                take_back()
                 raise
-        forget_gradients(learner)
-        learner.shrink(-(-len(indices) // parts))
-    if not math.isfinite(loss + norm):
+        if found and math.isfinite(found[0] + found[1]):
+            break
         take_back()
         forget_gradients(learner)
-        what = "the loss was not a finite number" if not math.isfinite(loss) else "the gradients were not finite"
-        raise DivergedError(learner.step + 1, config.rate, what)
-    if config.gradient_clipping:
-        nn.utils.clip_grads_with_norm_(learner.trained.parameters(), config.gradient_clipping, torch.tensor(norm))
+        if found:
+            _scale_less(learner, found[0])
+        else:
+            learner.shrink(-(-len(indices) // parts))
+    loss, norm, right = found
     for optimizer in learner.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         optimizer.step()
+    learner.scaler.update()
     if learner.average is not None:
         learner.average.update_parameters(learner.trained)
     learner.step += 1
@@ -64,12 +66,13 @@ def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) ->
 def gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) -> tuple[float, float, float]:
     """Fill the gradients of one step, in so many parts; return the loss, the gradients' norm, and how many were right.
 
-    The parts add up to the loss of the whole batch. The numbers are read at once, when all is on its way: on a GPU the
-    processor waits for them while the backward pass still runs.
+    The parts add up to the loss of the whole batch. The norm is of the gradients before they are clipped, and both are
+    without float16's scale. The numbers are read at once, when all is on its way: on a GPU the processor waits for them
+    while the backward pass still runs.
     """
     config = learner.config
     inputs = phase.inputs(indices, learner.epoch)
-    labels = learner.train.labels[torch.from_numpy(indices)].to(learner.device)
+    labels = upload(learner.train.labels[torch.from_numpy(indices)], learner.device)
     targets: torch.Tensor = labels
     mixing, alpha = phase.mixing
     if mixing != "none":
@@ -95,14 +98,29 @@ def gradients(learner: Learner, phase: Phase, indices: np.ndarray, parts: int) -
         )
         if parts > 1:
             loss = loss / whole
-        loss.backward()
+        learner.scaler.scale(loss).backward()
         losses.append(loss.detach())
         rights.append((logits.detach().argmax(1) == answers).sum())
+    for optimizer in learner.optimizers:
+        learner.scaler.unscale_(optimizer)
     gradients = [parameter.grad for parameter in learner.trained.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
+    if config.gradient_clipping:
+        nn.utils.clip_grads_with_norm_(learner.trained.parameters(), config.gradient_clipping, norm)
     measured = torch.stack([torch.stack(losses).sum(), norm.float(), torch.stack(rights).sum().float()])
     loss_value, norm_value, right = measured.tolist()
     return loss_value, norm_value, right
+
+
+def _scale_less(learner: Learner, loss: float) -> None:
+    """Halve the scale of float16's gradients, which overflowed; DivergedError where that is not what is wrong."""
+    scale = learner.scaler.get_scale()  # 1 in other formats
+    if math.isfinite(loss) and scale > LEAST_SCALE:
+        learner.scaler.update()
+        return
+    learner.scaler.update(scale)  # forgets what it has seen of this step
+    what = "the gradients were not finite" if math.isfinite(loss) else "the loss was not a finite number"
+    raise DivergedError(learner.step + 1, learner.config.rate, what)
 
 
 def forget_gradients(learner: Learner) -> None:
@@ -115,4 +133,4 @@ def _class_weights(learner: Learner) -> torch.Tensor | None:
     if learner.config.class_weights == "none":
         return None
     counts = torch.bincount(learner.train.labels, minlength=learner.classes).clamp(min=1)
-    return (len(learner.train) / (learner.classes * counts)).float().to(learner.device)
+    return upload((len(learner.train) / (learner.classes * counts)).float(), learner.device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlkit.engine.device import wait
 from dlkit.engine.learner import Learner
 from dlkit.engine.phases import Phase, begin_phase, forward, set_modes
 from dlkit.engine.pixels import shuffled_batches
@@ -47,6 +48,7 @@ def time_phase(copied: Learner, phase: Phase, pictures: int | None = None) -> Co
     for batch in batches[:MEASURED_BATCHES]:
         started = time.perf_counter()
         done = max((total for _, total in phase.prepare(batch, 0)), default=0)
+        wait(copied.device)
         once += [(time.perf_counter() - started) / done] if done else []
     indices = batches[0][:pictures]
     inputs = phase.inputs(indices, 0)

@@ -39,6 +39,7 @@ BESIDE_THE_CURVE = (
     *SCHEDULE_SETTINGS,
     "ema_decay",
     "early_stopping",
+    "compile",
 )
 KEPT_SEARCHES = 10  # for learning rates
 #: settings that change what is measured of a training's parts; which of the others a run has changes nothing of it
@@ -68,7 +69,7 @@ def submit(
     if known is not None:
         return known
     config = (values if isinstance(values, FinetuneConfig) else parse(values)).resolved()
-    needs = _slot_for(config.device)
+    needs = _slot_for(config)
     check_room(config)
     return _queue(Kind.FINETUNE, config.name, config.model_dump(mode="json"), needs, actor, priority, token)
 
@@ -128,7 +129,7 @@ def active_measure(config: FinetuneConfig) -> Run | None:
 
 def _queue_once(kind: Kind, name: str, config: FinetuneConfig, actor: str) -> Run:
     """Queue a job that keeps no file, unless the same waits or is at work; forget all but the last of its kind."""
-    needs, known = _slot_for(config.device), store().list_runs(kind)
+    needs, known = _slot_for(config), store().list_runs(kind)
     settings_of_it = config.model_dump(mode="json")
     for run in known:
         if not run.has_ended and run.config == settings_of_it:
@@ -460,14 +461,21 @@ def _is_true(value: object) -> bool:
     raise ConfigError([f"frozen must be true or false; got {str(value)[:40]}."])
 
 
-def _slot_for(device: str) -> Slot:
-    """Return what a run on this device occupies; DeviceError where the machine does not have the device."""
-    here = machine.describe()
+def _slot_for(config: FinetuneConfig) -> Slot:
+    """Return what a run occupies; DeviceError where the machine does not have what it needs."""
+    here, device = machine.describe(), config.device
     if device == "cuda" and not here.gpus:
         raise DeviceError("The device cuda was asked for, and this machine has no NVIDIA GPU. Choose auto or cpu.")
     if device == "mps" and not here.has_mps:
         raise DeviceError("The device mps was asked for, and this machine is no Apple computer. Choose auto or cpu.")
-    return Slot.GPU if here.gpus and device in ("auto", "cuda") else Slot.CPU
+    slot = Slot.GPU if here.gpus and device in ("auto", "cuda") else Slot.CPU
+    if config.precision == "float16" and slot is not Slot.GPU:
+        raise DeviceError(
+            "The number format float16 was asked for, and it needs an NVIDIA GPU. Choose auto, float32 or bfloat16."
+        )
+    if config.compile and slot is not Slot.GPU:
+        raise DeviceError("compile was asked for, and it pays on an NVIDIA GPU only. Leave it out.")
+    return slot
 
 
 def _is_id(text: str) -> bool:

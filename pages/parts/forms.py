@@ -44,7 +44,14 @@ GROUPS = {
     ),
     "Schedule": ("schedule", "decay", "decay_epochs", "rise", "start_divisor", "patience"),
     "Pictures": ("augmentation", "views", "mixing", "mixing_alpha"),
-    "Loss and regularisation": ("label_smoothing", "class_weights", "dropout", "freeze_batchnorm", "precision"),
+    "Loss and regularisation": (
+        "label_smoothing",
+        "class_weights",
+        "dropout",
+        "freeze_batchnorm",
+        "precision",
+        "compile",
+    ),
 }
 RATES = [float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5)]
 

@@ -21,6 +21,7 @@ from pages.parts.pictures import dataset_of
 TOLD_SECONDS = 0.1  # between two moves of the bar
 GROWTH = 1.5  # of the table, until it is drawn again
 ERRORS_SHOWN = 10
+ROWS_SHOWN, ROW_PX = 9, 72  # without scrolling; one of them has the names of the columns
 LEAST_DONE = 20  # before it can be told how long the rest takes
 
 Answer = tuple[classify.Picture, classify.Answer]
@@ -175,7 +176,8 @@ def draw_table(place: DeltaGenerator, table: pd.DataFrame) -> None:
     place.dataframe(
         table,
         hide_index=True,
-        row_height=72,
+        height="content" if len(table) <= ROWS_SHOWN else ROWS_SHOWN * ROW_PX,
+        row_height=ROW_PX,
         column_config={
             "picture": st.column_config.ImageColumn(width="small"),
             **{name: share for name in table.columns if name.startswith("probability")},

@@ -72,8 +72,10 @@ def show_row(run: Run) -> None:
     name.caption(f"{rate}{run.created_at:%Y-%m-%d %H:%M} UTC")
     with state:
         show_state(run.state)
-    accuracy.markdown(f"**{percent(run.summary.get('val_accuracy'))}** accuracy")
-    time.markdown(duration(run.seconds))
+    if run.summary.get("val_accuracy") is not None:
+        accuracy.markdown(f"**{percent(run.summary['val_accuracy'])}** accuracy")
+    if run.seconds is not None:
+        time.markdown(duration(run.seconds))
 
 
 def show_run(run_id: str) -> None:
@@ -124,10 +126,20 @@ def show_errand(run: Run) -> None:
 
 
 def show_actions(run: Run) -> None:
-    """Show the run's state and what can be done with it now."""
+    """Show the run's state and what can be done with it now; below it what can be made of it."""
     with st.container(horizontal=True, vertical_alignment="center"):
         show_state(run.state)
         show_verbs(run)
+        if run.has_ended or run.state == State.PAUSED:
+            st.button(
+                "Delete",
+                icon=":material/delete:",
+                key="delete",
+                type="tertiary",
+                on_click=act,
+                args=(run.id, lambda: delete(run)),
+            )
+    with st.container(horizontal=True, vertical_alignment="center"):
         if has_model(run):
             st.page_link(
                 "predict.py", label="Classify with it", icon=":material/image_search:", query_params={"model": run.id}
@@ -149,15 +161,6 @@ def show_actions(run: Run) -> None:
                 label="Launch again with changes",
                 icon=":material/content_copy:",
                 query_params={"level": "expert", **changes},
-            )
-        if run.has_ended or run.state == State.PAUSED:
-            st.button(
-                "Delete",
-                icon=":material/delete:",
-                key="delete",
-                type="tertiary",
-                on_click=act,
-                args=(run.id, lambda: delete(run)),
             )
 
 
@@ -285,14 +288,21 @@ def show_settings(run: Run) -> None:
     came = {name.replace("_", " "): _shown(value) for name, value in run.summary.items() if name != "estimate"}
     came |= against(run)
     left, right = st.columns(2)
-    left.dataframe(
-        {"setting": list(told_values), "value": list(told_values.values())}, hide_index=True, height="content"
-    )
-    if came:
-        right.dataframe({"result": list(came), "value": list(came.values())}, hide_index=True, height="content")
+    with left:
+        show_table("setting", told_values)
+    with right:
+        if came:
+            show_table("result", came)
     if config is not None:
         right.caption("The same run from a terminal")
         right.code(command_of(config), language="bash", wrap_lines=True)
+
+
+def show_table(title: str, values: dict[str, str]) -> None:
+    """Show names and values; of the width the values get more, as they may be long."""
+    widths = {title: st.column_config.TextColumn(width=140), "value": st.column_config.TextColumn(width=210)}
+    rows = {title: list(values), "value": list(values.values())}
+    st.dataframe(rows, hide_index=True, height="content", column_config=widths)
 
 
 def show_history(run: Run) -> None:
@@ -327,6 +337,8 @@ def _title(name: str) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {part}" for name, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

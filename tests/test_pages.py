@@ -556,12 +556,14 @@ def test_page_without_a_plan_estimates_nothing() -> None:
 def test_run_shows_its_estimate_beside_what_it_took() -> None:
     run = running()
     told = {"estimate": {"seconds": 14.0, "memory_mb": 612.0, "is_measured": True}, "memory_mb": 655.0}
+    told["formats"] = {"features": "bfloat16, channels_last", "training": "float32"}
     service.store().finish(run.id, run.attempt, State.SUCCEEDED, told)
     table = opened("runs", run=run.id, tab="Settings").dataframe[1].value
     values = dict(zip(table["result"], table["value"], strict=True))
     assert values["memory against estimate"] == "655 MB, estimated about 610 MB"
     assert values["time against estimate"].endswith(", estimated about 14 s")
     assert "estimate" not in values
+    assert values["formats"] == "features: bfloat16, channels_last; training: float32"
 
 
 # Finding a learning rate

@@ -279,7 +279,7 @@ def test_auto_trains_the_plan_and_keeps_to_it_when_it_goes_on(monkeypatch):
     assert same(weights_of(again.model), weights_of(learner.model))
 
 
-@pytest.mark.parametrize("minutes", [1e-6, 0.001])
+@pytest.mark.parametrize("minutes", [1e-6, 0.001, 0.01])
 def test_budget_that_is_too_small_for_anything_still_trains_an_epoch_and_says_so(minutes):
     learner = small_learner(strategy="auto", budget_minutes=minutes)
     learner.steering = Planned()

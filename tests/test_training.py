@@ -165,7 +165,8 @@ def test_learning_rate_follows_the_schedule_anew_in_each_phase(schedule):
     assert values_of(reports, "learning_rate") == (
         learning_rates(config, 2, 4, range(8)) + learning_rates(config, 4, 4, range(16))
     )
-    assert {report.progress.phase for report in reports} == {"training: head", "training: all layers"}
+    phases = {report.progress.phase for report in reports}
+    assert {phase for phase in phases if phase.startswith("training")} == {"training: head", "training: all layers"}
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])

@@ -2,9 +2,11 @@
 
 import streamlit as st
 
+from dlkit import evidence
 from dlkit.config import FinetuneConfig
 from dlkit.estimate import Estimate, by_strategy
 from dlkit.runs import service
+from dlkit.runs.records import State
 from dlkit.words import about, about_size, escape_markdown
 from pages.parts.notices import told
 from pages.parts.progress import follow
@@ -34,21 +36,28 @@ def show_card(config: FinetuneConfig, expected: Estimate) -> None:
     st.caption(escape_markdown(expected.basis))
     for note in expected.notes:
         st.info(escape_markdown(note), icon=":material/info:")
-    if not expected.is_measured:
-        show_measuring(config)
+    show_measuring(config, expected)
 
 
-def show_measuring(config: FinetuneConfig) -> None:
-    """Offer to measure what such a run costs, or show how far that is."""
-    run = service.active_measure(config)
-    if run is not None:
-        follow(run.id)
+def show_measuring(config: FinetuneConfig, expected: Estimate) -> None:
+    """Show how far the measuring of such a run is, or offer it where it is missing.
+
+    What it finds is shown as it comes: this strategy's first.
+    """
+    run = service.latest_measure(config)
+    if run is not None and run.is_active:
+        known = evidence.known_costs()
+        follow(run.id, lambda: evidence.known_costs() != known)
         return
+    if expected.is_measured:
+        return
+    if run is not None and run.state == State.FAILED:
+        st.error(escape_markdown(run.failure or "The measuring failed."), icon=":material/error:")
     if st.button(
         "Measure",
         icon=":material/speed:",
         key="measure",
-        help="Tries a few batches on this machine: less than a minute, once per data set, backbone and image size.",
+        help="Tries a few batches on this machine: seconds, once per data set, backbone and image size.",
     ):
         with told():
             service.submit_measure(config)

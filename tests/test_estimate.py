@@ -176,6 +176,14 @@ def test_optimizer_remembers_what_its_entry_says(name):
     assert max(kept, default=0) == 1200 * OPTIMIZERS[name].remembers
 
 
+def test_disk_of_auto_has_what_its_last_layers_learn_from(monkeypatch):
+    measured()
+    monkeypatch.setenv("DLKIT_CACHE_MB", "2")
+    settings.cache_clear()
+    head, auto = (estimate(config_of(strategy=strategy), 1000, 100).disk_mb for strategy in ("head", "auto"))
+    assert auto - head > 0.9 * 1100 * (4e4 - 5120) / 1e6
+
+
 def test_disk_has_what_the_memory_does_not_hold(monkeypatch):
     measured()
     before = estimate(config_of(), 100_000, 100)
@@ -240,6 +248,20 @@ def test_a_setting_that_changes_the_costs_is_not_measured():
         assert not estimate(config_of(**other)).is_measured
     assert estimate(config_of(strategy="partial")).is_measured
     assert not estimate(config_of(strategy="partial", unfreeze_from="last-half")).is_measured
+
+
+def test_pictures_that_are_not_here_are_read_as_quickly_as_usual_and_it_is_said():
+    measured()
+    told = estimate(config_of(dataset="cifar-10"))
+    assert told.is_measured
+    assert told.basis.endswith("Reading its pictures, which are not here, is taken as usual.")
+
+
+def test_start_of_a_cold_worker_says_nothing_of_a_warm_one(monkeypatch):
+    measured()
+    monkeypatch.setenv("DLKIT_WARM_WORKER", "1")
+    settings.cache_clear()
+    assert not estimate(config_of()).is_measured
 
 
 def test_damaged_evidence_tells_nothing():

@@ -22,17 +22,17 @@ def show_strategies(estimates: dict[str, Estimate]) -> None:
 def show_card(config: FinetuneConfig, expected: Estimate) -> None:
     """Show time, memory and disk, what they rest on, and what does not fit; offer to measure what is not known."""
     figures = (
-        ("Time", about(expected.seconds), _phases(expected)),
+        ("Time", _short(about(expected.seconds)), _phases(expected)),
         (
             "Memory",
-            about_size(expected.memory_mb),
+            _short(about_size(expected.memory_mb)),
             "The most that the run needs at a time; on a GPU, of the GPU's memory.",
         ),
-        ("Disk", about_size(expected.disk_mb), "What the run may write at most while it goes on."),
+        ("Disk", _short(about_size(expected.disk_mb)), "What the run may write at most while it goes on."),
     )
-    with st.container(horizontal=True, gap="medium"):  # wraps where it is narrow: a column would cut the words
+    with st.container(horizontal=True, gap="small"):  # not as metrics: three of them are wider than the card
         for label, value, meaning in figures:
-            st.metric(label, value, help=meaning, width="content")
+            st.markdown(f":gray[{label}]  \n**{value}**", help=meaning, width="content")
     st.caption(escape_markdown(expected.basis))
     for note in expected.notes:
         st.info(escape_markdown(note), icon=":material/info:")
@@ -67,6 +67,11 @@ def show_measuring(config: FinetuneConfig, expected: Estimate) -> None:
 def estimates_of(config: FinetuneConfig | None) -> dict[str, Estimate]:
     """Return what each strategy would take with these settings."""
     return {} if config is None else by_strategy(config)
+
+
+def _short(estimated: str) -> str:
+    """Write an estimate with a sign for its "about", so that three of them stand side by side."""
+    return estimated.replace("about ", "≈\u202f")
 
 
 def _phases(expected: Estimate) -> str:

@@ -292,6 +292,11 @@ def first_phases(config: FinetuneConfig) -> list[tuple[str, int]]:
     return [part for part in (("head", config.head_epochs), (config.strategy, config.epochs)) if part[1]]
 
 
+def kinds_of_phases(config: FinetuneConfig) -> list[str]:
+    """Return which phases a training has or, where time decides, may have."""
+    return [kind for kind, _ in first_phases(config)] + (["partial", "full"] if config.strategy == "auto" else [])
+
+
 def later_phases(seconds: float, once: float, partial_epoch: float, full_epoch: float) -> list[tuple[str, int]]:
     """Return which phases follow the head in the strategy auto, with their epochs, so that the time suffices.
 

@@ -22,6 +22,7 @@ from dlkit.config import (
     FinetuneConfig,
     describe,
     first_phases,
+    kinds_of_phases,
     later_phases,
     parse,
     settings_in_use,
@@ -72,9 +73,11 @@ class Estimate:
 class Phase:
     """What one picture costs in a phase: seconds once for what is kept, in a step, and in a check; and bytes.
 
-    `step_fixed` are a step's own seconds, however many pictures it has: the optimizer's, for the most part.
+    `begin` are the seconds in which the phase begins: networks are copied and folded, and kernels chosen. `step_fixed`
+    are a step's own seconds, however many pictures it has: the optimizer's, for the most part.
     """
 
+    begin: float = 0.0
     once: float = 0.0
     step: float = 0.0
     step_fixed: float = 0.0
@@ -88,7 +91,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of a run cost here, in seconds; of one picture, but for the start, a step of the head and a copy.
+    """What the parts of a run cost here, in seconds; of one picture, but for the start and a copy of the model.
 
     `memory_mb` is what the process has before any picture goes through, without the weights; None where nobody looked.
     """
@@ -98,7 +101,6 @@ class Parts:
     plain: float
     augmented: float
     start: float
-    head_step: float
     copy: float
     memory_mb: float | None = None
     is_measured: bool = False
@@ -167,12 +169,16 @@ def _measured(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts |
     """Return the parts as they were measured here; None where one that the run needs was not."""
     costs = evidence.known_costs()
     get = partial(_get, costs, where)
-    needed = {kind for kind, _ in first_phases(config)} | ({"partial", "full"} if config.strategy == "auto" else set())
     stage = (config.backbone, pictures.side, config.precision, config.stage)
     phases = {kind: get(evidence.phase_of(kind, *stage)) for kind in ("head", "partial", "full")}
-    start, decode = get("a start"), get(evidence.pictures_of(config.dataset, pictures.resize))
+    start, decode = (
+        get(evidence.start_with(config.backbone)),
+        get(evidence.pictures_of(config.dataset, pictures.resize)),
+    )
+    if not is_here(config.dataset):
+        decode = {"decode": USUAL["decode"]}
     plain, augmented = (get(evidence.augmenting(name, pictures.side)) for name in ("none", config.augmentation))
-    if not (start and decode and plain and augmented and all(phases[kind] for kind in needed)):
+    if not (start and decode and plain and augmented and all(phases[kind] for kind in kinds_of_phases(config))):
         return None
     try:
         return Parts(
@@ -181,7 +187,6 @@ def _measured(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts |
             plain["seconds"],
             augmented["seconds"],
             start["seconds"],
-            start["head_step"],
             start["copy"],
             start["memory_mb"],
             is_measured=True,
@@ -203,13 +208,12 @@ def _guessed(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts | 
     forward = 1 / features if features else 1 / (training or 1) / SLOWER
     step, share = 1 / training if training else SLOWER * forward, SHARES[config.stage]
     phases = {
-        "head": Phase(forward),
-        "partial": Phase((1 - share) * forward, share * step, share * forward),
-        "full": Phase(0.0, step, forward),
+        "head": Phase(once=forward, step_fixed=USUAL["head_step"]),
+        "partial": Phase(once=(1 - share) * forward, step=share * step, check=share * forward),
+        "full": Phase(step=step, check=forward),
     }
     augmented = USUAL["plain" if config.augmentation == "none" else "augmented"]
-    start, head_step, copy = (USUAL[what] for what in ("start", "head_step", "copy"))
-    return Parts(phases, USUAL["decode"], USUAL["plain"], augmented, start, head_step, copy)
+    return Parts(phases, USUAL["decode"], USUAL["plain"], augmented, USUAL["start"], USUAL["copy"])
 
 
 def _rate(task: str, config: FinetuneConfig, pictures: Pictures, where: str) -> float | None:
@@ -240,8 +244,9 @@ def _phases(config: FinetuneConfig, pictures: Pictures, parts: Parts) -> Iterato
     planned, spent = first_phases(config), 0.0
     for place, (kind, epochs) in enumerate(planned):
         once, epoch = _phase_seconds(config, pictures, parts, kind, epochs, is_first=place == 0)
-        spent += once + epochs * epoch
-        yield STEPS_OF[kind], once + epochs * epoch
+        seconds = parts.phases[kind].begin + once + epochs * epoch
+        spent += seconds
+        yield STEPS_OF[kind], seconds
     if config.strategy == "auto":
         yield from _later(config, pictures, parts, spent)
 
@@ -249,14 +254,15 @@ def _phases(config: FinetuneConfig, pictures: Pictures, parts: Parts) -> Iterato
 def _later(config: FinetuneConfig, pictures: Pictures, parts: Parts, spent: float) -> Iterator[tuple[str, float]]:
     """Yield what follows the head where time decides: what the training would plan if these were its own numbers."""
     costs = {kind: _phase_seconds(config, pictures, parts, kind, 0, is_first=False) for kind in ("partial", "full")}
-    trial = 3 * config.batch_size * sum(parts.phases[kind].step for kind in costs)
+    tried = [parts.phases[kind] for kind in costs]
+    trial = sum(phase.begin + 3 * config.batch_size * phase.step for phase in tried)
     left = TIME_IN_USE * (60 * config.budget_minutes - spent)
     once, epoch = costs["partial"]
     plan = later_phases(left, once, max(epoch, 1e-6), max(costs["full"][1], 1e-6)) if left > 0 else []
     yield "measuring", trial
     for kind, epochs in plan:
         first, each = _phase_seconds(config, pictures, parts, kind, epochs, is_first=False)
-        yield STEPS_OF[kind], first + epochs * each
+        yield STEPS_OF[kind], parts.phases[kind].begin + first + epochs * each
 
 
 def _phase_seconds(
@@ -282,7 +288,8 @@ def _phase_seconds(
     again = beyond * (max(0, epochs - seen) / max(1, epochs) * more + val * (parts.plain + costs.once))
     if kind == "head":
         looks = steps + steps_per_epoch(val, EVALUATION_BATCH) / 3
-        return first + (seen - 1) * more, looks * parts.head_step + parts.copy / 2 + again
+        step = costs.step_fixed + min(train, config.batch_size) * costs.step
+        return first + (seen - 1) * more, looks * step + parts.copy / 2 + again
     epoch = train * costs.step + steps * costs.step_fixed + val * costs.check + parts.copy / 2 + again
     return first + (seen - 1) * more, epoch
 
@@ -300,8 +307,7 @@ def _beside(compute: float, decode: float) -> float:
 
 def _memory_mb(config: FinetuneConfig, pictures: Pictures, parts: Parts, where: str) -> float:
     """Return the most memory that the worker will need, or the device's."""
-    kinds = [kind for kind, _ in first_phases(config)]
-    kinds += ["partial", "full"] if config.strategy == "auto" else []
+    kinds = kinds_of_phases(config)
     used = [parts.phases[kind] for kind in kinds]
     weights = 4 * BACKBONES[config.backbone].parameters
     numbers = 1 + OPTIMIZERS[config.optimizer].remembers + bool(config.ema_decay)  # gradient, optimizer, average
@@ -337,7 +343,7 @@ def _disk_mb(config: FinetuneConfig, pictures: Pictures, parts: Parts | None) ->
     """Return what the run writes at most, and what it keeps of pictures beyond the memory for that."""
     room, beyond = settings().cache_disk_mb / 2, pictures.bytes / 1e6 - settings().cache_mb / 2
     needed = room_needed(config) / 1e6 + min(room, max(0.0, beyond))
-    kinds = [kind for kind, _ in first_phases(config) if parts]
+    kinds = kinds_of_phases(config) if parts else []
     kept = max((_kept_bytes(config, pictures, parts, kind) for kind in kinds if parts), default=0.0)
     return needed + min(room, max(0.0, kept / 1e6 - settings().cache_mb / 2))
 
@@ -352,7 +358,8 @@ def _basis(config: FinetuneConfig, pictures: Pictures, parts: Parts | None, wher
     key = evidence.key_of(evidence.task_of(task, config.backbone, pictures.side), where)
     choice = evidence.known_choices().get(key)
     form = f": {choice}" if choice and config.precision == "auto" else ""
-    return f"Measured on this machine{form}."
+    usual = "" if is_here(config.dataset) else " Reading its pictures, which are not here, is taken as usual."
+    return f"Measured on this machine{form}.{usual}"
 
 
 def _notes(config: FinetuneConfig, told: Estimate, where: str) -> Iterator[str]:

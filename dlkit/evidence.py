@@ -104,6 +104,11 @@ def phase_of(kind: str, backbone: str, size: int, precision: str, stage: str) ->
     return f"{task_of(which, backbone, size)} in {precision}"
 
 
+def start_with(backbone: str) -> str:
+    """Return how the start of a worker until its model and its pictures are there is called."""
+    return f"a {'warm ' if settings().warm_worker else ''}start with {backbone}"
+
+
 def pictures_of(dataset: str, side: int) -> str:
     """Return how the decoding of a data set's pictures to a short side of so many pixels is called."""
     return f"pictures of {dataset} at {side} px"

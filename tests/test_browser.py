@@ -19,7 +19,9 @@ from dlkit.config import FinetuneConfig
 from dlkit.runs.records import Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
 from dlkit.runs.tables import changes, points, runs
+from dlkit.settings import settings
 from tests.live_server import REPOSITORY, LiveServer
+from tests.test_estimate import SIZE, measured
 from tests.test_words import NAMES
 
 if TYPE_CHECKING:
@@ -394,6 +396,32 @@ def test_found_learning_rate_is_taken_into_the_field(browser: "Browser", server:
         expect(use).to_be_visible()
         visitor.picture("finder")
         assert visitor.complaints == []
+
+
+def test_what_a_run_takes_is_shown_as_soon_as_it_is_measured(
+    browser: "Browser", server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measuring itself is a job of a worker, which `test_estimate` waits for; here its numbers are put in place."""
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("train", image_size=str(SIZE), augmentation="none")
+        time_taken = page.get_by_test_id("stMarkdown").filter(has_text=re.compile("^Time"))
+        expect(time_taken).to_have_text(re.compile("^Time\\s*–"))
+        press(page, "Measure")
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        monkeypatch.setenv("DLKIT_HOME", server.env["DLKIT_HOME"])
+        settings.cache_clear()
+        measured()
+        expect(time_taken).to_have_text(re.compile("^Time\\s*≈"))
+        head = time_taken.inner_text()
+        page.get_by_role("radio", name="full", exact=True).click()
+        expect(time_taken).not_to_have_text(head)
+        expect(time_taken).to_have_text(re.compile("^Time\\s*≈"))
+        cancel = page.get_by_role("button", name="Cancel")
+        if cancel.is_visible():
+            cancel.click()
+    settings.cache_clear()
 
 
 def test_stale_link_is_a_sentence(browser: "Browser", server: LiveServer) -> None:

@@ -44,7 +44,7 @@ from pages.parts import steering, warmth
 from pages.parts.forms import RATES
 from pages.parts.kept import Kept
 from tests.live_server import REPOSITORY
-from tests.test_estimate import measured
+from tests.test_estimate import SIZE, measured
 from tests.test_store import only_readable  # noqa: F401
 from tests.test_words import NAMES
 
@@ -511,10 +511,16 @@ def captions(app: AppTest) -> str:
     return "\n".join(plain(caption.value) for caption in app.caption)
 
 
+def card(app: AppTest) -> dict[str, str]:
+    """Return the figures of the pre-flight card by their names."""
+    found = (re.fullmatch(r":gray\[(.+)\]  \n\*\*(.+)\*\*", text.value) for text in app.markdown)
+    return {match[1]: match[2] for match in found if match}
+
+
 def test_nothing_measured_is_a_dash_and_a_button_that_measures() -> None:
     app = opened("train")
-    assert (metrics(app)["Time"], metrics(app)["Memory"]) == ("–", "–")
-    assert metrics(app)["Disk"].startswith("about ")
+    assert (card(app)["Time"], card(app)["Memory"]) == ("–", "–")
+    assert card(app)["Disk"].startswith("≈")
     assert "Nothing was measured on this machine yet." in captions(app)
     sound(app.button(key="measure").click().run())
     (run,) = service.store().list_runs()
@@ -527,15 +533,34 @@ def test_nothing_measured_is_a_dash_and_a_button_that_measures() -> None:
 def test_what_was_measured_is_shown_for_each_strategy() -> None:
     measured()
     app = opened("train", **MEASURED_HERE, epochs="7")
-    assert metrics(app)["Time"].startswith("about ")
-    assert metrics(app)["Memory"].startswith("about ")
+    assert card(app)["Time"].startswith("≈")
+    assert card(app)["Memory"].startswith("≈")
     (line,) = [line for line in captions(app).splitlines() if line.startswith("head about")]
     assert [part.split()[0] for part in line.split(" · ")] == ["head", "partial", "full", "auto"]
     assert "Measured on this machine." in captions(app)
     assert "measure" not in {button.key for button in app.button}
-    head = metrics(app)["Time"]
+    head = card(app)["Time"]
     sound(app.segmented_control[1].set_value("full").run())
-    assert metrics(app)["Time"] != head
+    assert card(app)["Time"] != head
+
+
+def test_figures_of_the_chosen_strategy_are_shown_while_the_others_are_still_measured() -> None:
+    run = service.submit_measure({"image_size": SIZE, "strategy": "full"})
+    app = opened("train", **MEASURED_HERE)
+    assert card(app)["Time"] == "–"
+    measured()
+    sound(app.run())
+    assert card(app)["Time"].startswith("≈")
+    assert f"cancel_{run.id}" in {button.key for button in app.button}
+
+
+def test_measuring_that_failed_says_why_and_is_offered_again() -> None:
+    run = service.submit_measure({"image_size": SIZE})
+    assert service.store().claim({Slot.CPU: ["cpu0"]}) is not None
+    service.store().finish(run.id, 1, State.FAILED, {}, "One picture is too much.", Failure.MEMORY)
+    app = opened("train", **MEASURED_HERE)
+    assert [plain(error.value) for error in app.error] == ["One picture is too much."]
+    assert not app.button(key="measure").disabled
 
 
 def test_estimate_costs_a_rerun_a_few_milliseconds() -> None:
@@ -550,7 +575,7 @@ def test_estimate_costs_a_rerun_a_few_milliseconds() -> None:
 
 
 def test_page_without_a_plan_estimates_nothing() -> None:
-    assert "Memory" not in metrics(opened("train", epochs="0"))
+    assert "Memory" not in card(opened("train", epochs="0"))
 
 
 def test_run_shows_its_estimate_beside_what_it_took() -> None:

@@ -730,12 +730,21 @@ def test_measuring_is_of_the_settings_that_matter_to_it(store):
         assert service.submit_measure({**CONFIG, **other}).id != run.id
 
 
-def test_measuring_that_has_ended_is_not_shown_as_going_on(store):
+def test_measuring_begins_with_the_strategy_that_was_chosen_and_goes_on_when_another_is(store):
+    asked = {**CONFIG, "strategy": "partial", "unfreeze_from": "last-half"}
+    run = service.submit_measure(asked)
+    assert (run.config["strategy"], run.config["unfreeze_from"]) == ("partial", "last-half")
+    assert service.submit_measure({**asked, "strategy": "partial", "epochs": 99}) == run
+    assert service.submit_measure({**CONFIG, "strategy": "full"}).id == service.submit_measure(CONFIG).id
+    assert service.submit_measure({**CONFIG, "strategy": "partial"}).id != run.id, "other layers"
+
+
+def test_newest_measuring_of_such_settings_is_found_also_when_it_has_ended(store):
     config = parse(CONFIG)
-    assert service.active_measure(config) is None
+    assert service.latest_measure(config) is None
     run = service.submit_measure(config)
-    assert service.active_measure(parse({**CONFIG, "epochs": 77})) == run
-    assert service.active_measure(parse({**CONFIG, "image_size": 96})) is None
+    assert service.latest_measure(parse({**CONFIG, "epochs": 77})) == run
+    assert service.latest_measure(parse({**CONFIG, "image_size": 96})) is None
     service.cancel(run.id)
-    assert service.active_measure(config) is None
+    assert service.latest_measure(config).state == State.CANCELLED
     assert service.submit_measure(config).id != run.id

@@ -171,19 +171,22 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
     devices.resolve(config.device)  # says what is missing before anything is built
     model = pretrained(entry, len(dataset.classes), seed=config.seed, dropout=config.dropout)
     learner = assemble(config, dataset, model)
-    choose_formats(learner)
+    choose_formats(learner, config.strategy)
     return learner
 
 
-def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier) -> Learner:
-    """Return this model on its device and both splits behind the preprocessing; no format is chosen yet."""
+def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier, room: Room | None = None) -> Learner:
+    """Return this model on its device and both splits behind the preprocessing; no format is chosen yet.
+
+    `room` is for decoded pictures, and as much for what a frozen network puts out; without it half of the settings'.
+    """
     device = devices.resolve(config.device)
     model = model.to(device).to(memory_format=torch.channels_last)
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     resident = Resident(device, RESIDENT_SHARE * devices.spare_bytes(device))
     folder = settings().data_folder / "cache"
-    half = Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, folder, resident)
+    half = room or Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, folder, resident)
     # a head on one view looks at each picture once
     of_pixels = Room(0.0) if config.strategy == "head" and config.views == 1 else half
     share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
@@ -192,11 +195,11 @@ def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier) -> Lea
     return Learner(config, model, train_pixels, validation_pixels, device, room=half)
 
 
-def choose_formats(learner: Learner) -> None:
+def choose_formats(learner: Learner, strategy: str) -> None:
     """Let the learner compute in the formats that are quickest here, where its config leaves that open."""
     config = learner.config
     size = preprocessing_of(BACKBONES[config.backbone], config.image_size).size
-    for task in (FEATURES, TRAINING) if config.strategy != "head" else (FEATURES,):
+    for task in (FEATURES, TRAINING) if strategy != "head" else (FEATURES,):
         choice = choose(task, config.backbone, learner.model.body, size, learner.device, config.precision)
         learner.formats[task] = choice.format
 

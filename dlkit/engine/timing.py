@@ -16,6 +16,7 @@ from dlkit.engine.steps import step_at
 from dlkit.errors import DivergedError
 from dlkit.evidence import FEATURES
 
+SMALL_RATE = 1e-6  # of steps that nothing is to come of
 MEASURED_BATCHES = 3  # of what is kept: the first time a network has to choose its kernels
 
 
@@ -38,8 +39,8 @@ def phase_apart(learner: Learner, kind: str) -> tuple[Learner, Phase]:
     return copied, phase
 
 
-def time_phase(copied: Learner, phase: Phase, pictures: int | None = None) -> Costs:
-    """Return what a phase of a copy costs; `pictures` is how many go into its steps, a batch where it is not given.
+def time_phase(copied: Learner, phase: Phase) -> Costs:
+    """Return what a phase of a copy costs.
 
     It moves the copy's weights, and draws from torch's generators. MemoryFullError where not one picture fits.
     """
@@ -50,23 +51,18 @@ def time_phase(copied: Learner, phase: Phase, pictures: int | None = None) -> Co
         done = max((total for _, total in phase.prepare(batch, 0)), default=0)
         wait(copied.device)
         once += [(time.perf_counter() - started) / done] if done else []
-    indices = batches[0][:pictures]
+    indices = batches[0]
     inputs = phase.inputs(indices, 0)
-    step = time_step(copied, phase, indices)
+    step = _quickest(lambda: blind_step(copied, phase, indices))
     module = copied.kept()
     check = _quickest(lambda: forward(copied, module, inputs, phase.precision(FEATURES)).sum().item())
     return Costs(min(once, default=0.0), step / len(indices), check / len(indices))
 
 
-def time_step(copied: Learner, phase: Phase, indices: np.ndarray) -> float:
-    """Return the seconds of a step of a copy on these pictures."""
-    return _quickest(lambda: _blind_step(copied, phase, indices))
-
-
-def _blind_step(copied: Learner, phase: Phase, indices: np.ndarray) -> None:
-    """Take a step without looking at what it does: only its time matters."""
+def blind_step(copied: Learner, phase: Phase, indices: np.ndarray) -> None:
+    """Take a step without looking at what it does: only what it costs matters."""
     with suppress(DivergedError):  # the training will say so
-        step_at(copied, phase, indices, copied.config.rate)
+        step_at(copied, phase, indices, SMALL_RATE)
 
 
 def _quickest(work: Callable[[], object]) -> float:

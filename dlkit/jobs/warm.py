@@ -18,7 +18,9 @@ from dlkit.settings import adopt_environment
 
 def main() -> int:
     """Load torch, then fork a worker for each request."""
-    from dlkit.engine import finetuning  # noqa: F401 - this import is what the process is for
+    import timm  # noqa: F401 - as heavy as torch, and most networks come from it or from torchvision, which it loads
+
+    from dlkit.engine import finetuning  # noqa: F401 - these imports are what the process is for
 
     threads = _threads()
     if threads > 1:

@@ -115,16 +115,29 @@ def submit_find(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_U
 
 
 def submit_measure(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_USER) -> Run:
-    """Queue the measuring of what a run like this costs, in every strategy; as `submit_find` does otherwise."""
-    config = _measured(values if isinstance(values, FinetuneConfig) else parse(values))
-    return _queue_once(Kind.MEASURE, f"Measure · {BACKBONES[config.backbone].title}", config, actor)
+    """Queue the measuring of what a run like this costs, this strategy first; as `submit_find` does otherwise.
+
+    All strategies are measured, so one that waits or is at work for another strategy is returned.
+    """
+    config = values if isinstance(values, FinetuneConfig) else parse(values)
+    known = latest_measure(config)
+    if known is not None and known.is_active:
+        return known
+    title = f"Measure · {BACKBONES[config.backbone].title}"
+    return _queue_once(Kind.MEASURE, title, _measured(config, config.strategy), actor)
 
 
-def active_measure(config: FinetuneConfig) -> Run | None:
-    """Return the measuring of such settings that waits or is at work."""
-    wanted = _measured(config).model_dump(mode="json")
-    active = (run for run in store().active() if run.kind == Kind.MEASURE)
-    return next((run for run in active if run.config == wanted), None)
+def latest_measure(config: FinetuneConfig) -> Run | None:
+    """Return the newest measuring of such settings, for whichever strategy it was asked."""
+    wanted = _measured(config, "partial")
+    return next((run for run in store().list_runs(Kind.MEASURE) if _measured_by(run) == wanted), None)
+
+
+def _measured_by(run: Run) -> FinetuneConfig | None:
+    """Return the settings of a measuring, told apart by what matters to it; None where they are of another version."""
+    with contextlib.suppress(ConfigError):
+        return _measured(parse(run.config), "partial")
+    return None
 
 
 def _queue_once(kind: Kind, name: str, config: FinetuneConfig, actor: str) -> Run:
@@ -162,9 +175,9 @@ def _searched(config: FinetuneConfig) -> FinetuneConfig:
     return parse(config.model_dump(exclude=set(BESIDE_THE_CURVE))).resolved()
 
 
-def _measured(config: FinetuneConfig) -> FinetuneConfig:
+def _measured(config: FinetuneConfig, strategy: str) -> FinetuneConfig:
     """Return the config with the defaults in place of what does not matter to the measuring of its parts."""
-    return parse({**config.resolved().model_dump(include=set(MEASURED)), "strategy": "partial"}).resolved()
+    return parse({**config.resolved().model_dump(include=set(MEASURED)), "strategy": strategy}).resolved()
 
 
 def run(run_id: str) -> Run:

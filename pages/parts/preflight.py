@@ -2,9 +2,11 @@
 
 import streamlit as st
 
+from dlkit import evidence
 from dlkit.config import FinetuneConfig
 from dlkit.estimate import Estimate, by_strategy
 from dlkit.runs import service
+from dlkit.runs.records import State
 from dlkit.words import about, about_size, escape_markdown
 from pages.parts.notices import told
 from pages.parts.progress import follow
@@ -20,35 +22,42 @@ def show_strategies(estimates: dict[str, Estimate]) -> None:
 def show_card(config: FinetuneConfig, expected: Estimate) -> None:
     """Show time, memory and disk, what they rest on, and what does not fit; offer to measure what is not known."""
     figures = (
-        ("Time", about(expected.seconds), _phases(expected)),
+        ("Time", _short(about(expected.seconds)), _phases(expected)),
         (
             "Memory",
-            about_size(expected.memory_mb),
+            _short(about_size(expected.memory_mb)),
             "The most that the run needs at a time; on a GPU, of the GPU's memory.",
         ),
-        ("Disk", about_size(expected.disk_mb), "What the run may write at most while it goes on."),
+        ("Disk", _short(about_size(expected.disk_mb)), "What the run may write at most while it goes on."),
     )
-    with st.container(horizontal=True, gap="medium"):  # wraps where it is narrow: a column would cut the words
+    with st.container(horizontal=True, gap="small"):  # not as metrics: three of them are wider than the card
         for label, value, meaning in figures:
-            st.metric(label, value, help=meaning, width="content")
+            st.markdown(f":gray[{label}]  \n**{value}**", help=meaning, width="content")
     st.caption(escape_markdown(expected.basis))
     for note in expected.notes:
         st.info(escape_markdown(note), icon=":material/info:")
-    if not expected.is_measured:
-        show_measuring(config)
+    show_measuring(config, expected)
 
 
-def show_measuring(config: FinetuneConfig) -> None:
-    """Offer to measure what such a run costs, or show how far that is."""
-    run = service.active_measure(config)
-    if run is not None:
-        follow(run.id)
+def show_measuring(config: FinetuneConfig, expected: Estimate) -> None:
+    """Show how far the measuring of such a run is, or offer it where it is missing.
+
+    What it finds is shown as it comes: this strategy's first.
+    """
+    run = service.latest_measure(config)
+    if run is not None and run.is_active:
+        known = evidence.known_costs()
+        follow(run.id, lambda: evidence.known_costs() != known)
         return
+    if expected.is_measured:
+        return
+    if run is not None and run.state == State.FAILED:
+        st.error(escape_markdown(run.failure or "The measuring failed."), icon=":material/error:")
     if st.button(
         "Measure",
         icon=":material/speed:",
         key="measure",
-        help="Tries a few batches on this machine: less than a minute, once per data set, backbone and image size.",
+        help="Tries a few batches on this machine: seconds, once per data set, backbone and image size.",
     ):
         with told():
             service.submit_measure(config)
@@ -58,6 +67,11 @@ def show_measuring(config: FinetuneConfig) -> None:
 def estimates_of(config: FinetuneConfig | None) -> dict[str, Estimate]:
     """Return what each strategy would take with these settings."""
     return {} if config is None else by_strategy(config)
+
+
+def _short(estimated: str) -> str:
+    """Write an estimate with a sign for its "about", so that three of them stand side by side."""
+    return estimated.replace("about ", "≈\u202f")
 
 
 def _phases(expected: Estimate) -> str:

@@ -1,5 +1,7 @@
 """Work that goes on, on a page: a bar that moves by itself until the work ends."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from dlkit.figures.curves import MOST_POINTS
@@ -73,11 +75,14 @@ def points_of(run: Run, changes: int = 0) -> list[Point]:
 
 @st.fragment(run_every=1)
 @told()
-def follow(run_id: str) -> None:
-    """Show how far a download or a search is, with a button that ends it; when it has ended the page is drawn anew."""
+def follow(run_id: str, has_news: Callable[[], bool] = lambda: False) -> None:
+    """Show how far a download or a search is, with a button that ends it.
+
+    The page is drawn anew when it has ended, and when it `has_news`.
+    """
     service.ensure_supervisor()
     run = service.run(run_id)
-    if not run.is_active:
+    if not run.is_active or has_news():
         st.rerun()
     show_bar(run)
     if st.button("Cancel", key=f"cancel_{run_id}", icon=":material/close:"):

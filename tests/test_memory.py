@@ -1,0 +1,18 @@
+"""What a run holds grows with its pictures by names and numbers only: a small version of `benchmarks.memory`."""
+
+from benchmarks.memory import CASES, Case, measured, rows_of
+
+
+def line(pictures: int, held: float) -> dict[str, float]:
+    return {"pictures": pictures, "seconds": 1.0, "before_mib": 600.0, "held_mib": held, "peak_mib": 900.0}
+
+
+def test_growth_is_what_is_held_of_each_picture_more():
+    *_, (what, each, wanted) = rows_of(CASES[1], [line(1000, 700.0), line(2024, 701.0)])
+    assert (what, each, wanted) == (f"{CASES[1].title}: each picture more", "1.00 KiB", "< 1 KiB")
+
+
+def test_features_beyond_their_budget_are_not_held():
+    kept, beyond = (measured(Case("", budget, 0, 1), 6000) for budget in (2048, 1))
+    assert kept["pictures"] == beyond["pictures"] == 6600
+    assert kept["held_mib"] - beyond["held_mib"] > 0.6 * 6600 * 5 / 1024, "5 KiB of features are kept of each"

@@ -5,7 +5,7 @@ and says so; given its state it goes on from there.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -24,7 +24,7 @@ from dlkit.engine.bundle import Bundle, save_bundle
 from dlkit.engine.checkpoint import Cadence, Saved, save_checkpoint
 from dlkit.engine.learner import Learner, Steering, Unsteered
 from dlkit.engine.model import Classifier, parameter_count, pretrained
-from dlkit.engine.pixels import Pixels
+from dlkit.engine.pixels import Pixels, shuffled_batches, validation_batches
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 from dlkit.engine.rows import Resident, Room
 from dlkit.engine.speed import choose
@@ -166,22 +166,33 @@ def _save(learner: Learner, folder: Path, attempt: int, cadence: Cadence) -> Sav
 
 
 def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
-    """Return the model on its device and both splits behind the preprocessing; raises what is missing as a sentence."""
-    entry = BACKBONES[config.backbone]
-    devices.resolve(config.device)  # says what is missing before anything is built
-    model = pretrained(entry, len(dataset.classes), seed=config.seed, dropout=config.dropout)
-    learner = assemble(config, dataset, model)
+    """Return the model on its device and both splits behind the preprocessing; raises what is missing as a sentence.
+
+    The first pictures are decoded while the network is built: importing its library takes seconds.
+    """
+
+    def make() -> Classifier:
+        return pretrained(BACKBONES[config.backbone], len(dataset.classes), seed=config.seed, dropout=config.dropout)
+
+    learner = assemble(config, dataset, make, is_ahead=True)
     choose_formats(learner, config.strategy)
     return learner
 
 
-def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier, room: Room | None = None) -> Learner:
-    """Return this model on its device and both splits behind the preprocessing; no format is chosen yet.
+def assemble(
+    config: FinetuneConfig,
+    dataset: Dataset,
+    make: Callable[[], Classifier],
+    room: Room | None = None,
+    *,
+    is_ahead: bool = False,
+) -> Learner:
+    """Return a model on its device and both splits behind the preprocessing; no format is chosen yet.
 
     `room` is for decoded pictures, and as much for what a frozen network puts out; without it half of the settings'.
+    With `is_ahead` the first pictures are decoded while `make` makes the model.
     """
-    device = devices.resolve(config.device)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    device = devices.resolve(config.device)  # says what is missing before anything is built
     preprocessing = preprocessing_of(BACKBONES[config.backbone], config.image_size)
     augment = AUGMENTATIONS[config.augmentation].build(preprocessing.size)
     resident = Resident(device, RESIDENT_SHARE * devices.spare_bytes(device))
@@ -192,6 +203,15 @@ def assemble(config: FinetuneConfig, dataset: Dataset, model: Classifier, room: 
     share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
     train_pixels = _pixels(config, dataset.train, preprocessing, augment, of_pixels, share)
     validation_pixels = _pixels(config, dataset.val, preprocessing, None, of_pixels, 1 - share)
+    if is_ahead:
+        validation_pixels.expect(validation_batches(len(dataset.val)))
+        train_pixels.expect(shuffled_batches(len(dataset.train), config.batch_size, config.seed, 0))
+    try:
+        model = make().to(device).to(memory_format=torch.channels_last)
+    except Exception:
+        train_pixels.close()
+        validation_pixels.close()
+        raise
     return Learner(config, model, train_pixels, validation_pixels, device, room=half)
 
 

@@ -53,9 +53,9 @@ def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progres
     config, entry = config.resolved(), BACKBONES[config.backbone]
     kinds = list(dict.fromkeys([*kinds_of_phases(config), HEAD, PARTIAL, FULL]))
     dataset = open_dataset(config.dataset if is_here(config.dataset) else DRAWN)
-    model = (pretrained if has_weights(entry) else build)(entry, len(dataset.classes), seed=config.seed)
+    make = partial(pretrained if has_weights(entry) else build, entry, len(dataset.classes), seed=config.seed)
     # every strategy is tried, on pictures that are kept: that of only a head keeps none
-    learner = assemble(config.model_copy(update={"strategy": PARTIAL}), dataset, model, Room())
+    learner = assemble(config.model_copy(update={"strategy": PARTIAL}), dataset, make, Room())
     where = partial(evidence.key_of, where=place_of(learner.device))
     weights_mb = 4 * sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6
     machine.give_back_memory()  # what is free is filled again before the process grows

@@ -24,8 +24,8 @@ from dlkit.engine.preprocess import Preprocessing
 from dlkit.engine.rows import Room, Rows
 from dlkit.errors import DatasetError, DlkitError
 
-#: how many batches are decoded before they are asked for; as bytes, one has a quarter of the size of a float32 batch
-AHEAD = 2
+#: how many batches are decoded before they are asked for: at least so many, and as many more as take so many bytes
+AHEAD, AHEAD_BYTES = 2, 64e6
 
 
 class Pixels:
@@ -68,11 +68,11 @@ class Pixels:
     def expect(self, batches: Sequence[np.ndarray]) -> None:
         """Take note of which batches will be asked for next, in this order, in place of what was expected before.
 
-        It changes no number. The next AHEAD of them are decoded before they are asked for; a picture that cannot be
-        read is reported when its own batch is asked for.
+        It changes no number. The next of them, AHEAD or AHEAD_BYTES, are decoded before they are asked for; a picture
+        that cannot be read is reported when its own batch is asked for.
         """
         self._expected = deque(batches)
-        near = {int(index) for batch in batches[:AHEAD] for index in batch}
+        near = {int(index) for batch in self._near() for index in batch}
         for index in self._decoded.keys() - near:
             self._decoded.pop(index).cancel()
         self._decode_ahead()
@@ -123,10 +123,19 @@ class Pixels:
 
     def _decode_ahead(self, elsewhere: Container[int] = ()) -> None:
         """Begin to decode the next batches; what is decoded elsewhere is about to be kept."""
-        for batch in islice(self._expected, AHEAD):
+        for batch in self._near():
             for index in batch[~self._squares.has(batch)].tolist():
                 if index not in self._decoded and index not in elsewhere:
                     self._decoded[index] = self._decoders.submit(self._decode, index)
+
+    def _near(self) -> Iterator[np.ndarray]:
+        """Yield the next batches that are expected, as many as are decoded ahead."""
+        pictures = 0
+        for number, batch in enumerate(self._expected):
+            pictures += len(batch)
+            if number >= AHEAD and pictures * 3 * self._side**2 > AHEAD_BYTES:
+                return
+            yield batch
 
     def _decode(self, index: int) -> np.ndarray:
         try:

@@ -169,7 +169,7 @@ def _measured(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts |
     """Return the parts as they were measured here; None where one that the run needs was not."""
     costs = evidence.known_costs()
     get = partial(_get, costs, where)
-    stage = (config.backbone, pictures.side, config.precision, config.stage)
+    stage = (config.backbone, pictures.side, config.precision, config.unfreeze_from)
     phases = {kind: get(evidence.phase_of(kind, *stage)) for kind in ("head", "partial", "full")}
     start, decode = (
         get(evidence.start_with(config.backbone)),
@@ -206,7 +206,7 @@ def _guessed(config: FinetuneConfig, pictures: Pictures, where: str) -> Parts | 
     if features is None and training is None:
         return None
     forward = 1 / features if features else 1 / (training or 1) / SLOWER
-    step, share = 1 / training if training else SLOWER * forward, SHARES[config.stage]
+    step, share = 1 / training if training else SLOWER * forward, SHARES[config.unfreeze_from]
     phases = {
         "head": Phase(once=forward, step_fixed=USUAL["head_step"]),
         "partial": Phase(once=(1 - share) * forward, step=share * step, check=share * forward),

@@ -404,7 +404,7 @@ def test_ctrl_c_cancels_a_search(dlkit, monkeypatch):
         (["--strategy", "none"], "Strategy (strategy) must be one of head, partial, full, auto; got none."),
         (
             ["--strategy", "partial", "--unfreeze-from", "block3"],
-            "must be one of auto, last-half, last-third, last-quarter;",
+            "must be one of last-half, last-third, last-quarter;",
         ),
         (["--views", "99"], "Views per picture (views) must be a whole number from 1 to 16; got 99."),
         (["--backbone", "vit-b-16", "--image-size", "160"], "takes pictures of 224 pixels only; got image_size 160."),

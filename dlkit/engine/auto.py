@@ -2,7 +2,7 @@
 
 import math
 
-from dlkit.config import TIME_IN_USE, later_phases, views
+from dlkit.config import SHARES, TIME_IN_USE, later_phases, views
 from dlkit.engine.device import random_state, set_random_state
 from dlkit.engine.learner import FULL, HEAD, PARTIAL, TITLES, Learner
 from dlkit.engine.timing import phase_apart, time_phase
@@ -14,14 +14,16 @@ def go_deeper(learner: Learner) -> None:
 
     What it decides is put on record: a training that goes on does not measure again.
     """
-    left = TIME_IN_USE * (60 * learner.config.budget_minutes - learner.seconds)
     plan, note = [(HEAD, learner.phase_epoch)], "no time is left to go deeper than the head"
-    if left > 0:
+    if _left(learner) > 0:
         once, epoch = measure_phase(learner, PARTIAL)
-        _, full_epoch = measure_phase(learner, FULL)
+        # the last layers do no more of the work than their share
+        full_epoch, words = epoch / SHARES[learner.config.unfreeze_from], "at least "
+        if FULL in dict(later_phases(_left(learner), once, epoch, full_epoch)):
+            full_epoch, words = measure_phase(learner, FULL)[1], ""
         learner.epoch_seconds |= {PARTIAL: epoch, FULL: full_epoch}
-        plan += later_phases(left, once, epoch, full_epoch)
-        costs = f"an epoch of the last layers takes about {epoch:.3g} s, one of all layers {full_epoch:.3g} s"
+        plan += later_phases(_left(learner), once, epoch, full_epoch)
+        costs = f"an epoch of the last layers takes about {epoch:.3g} s, one of all layers {words}{full_epoch:.3g} s"
         parts = [f"{epochs} of {TITLES[kind]}" for kind, epochs in plan[1:]]
         note = f"{costs}: {' and then '.join(parts) or 'neither fits into the time'}"
     _plan(learner, plan, note)
@@ -42,6 +44,11 @@ def end_in_time(learner: Learner) -> None:
     if learner.seconds + learner.epoch_seconds.get(kind, 0.0) > 60 * learner.config.budget_minutes:
         done = (learner.phases[learner.place][0], learner.phase_epoch)
         _plan(learner, [*learner.phases[: learner.place], done], "the time is up: another epoch would not fit into it")
+
+
+def _left(learner: Learner) -> float:
+    """Return how many seconds there are left to plan with."""
+    return TIME_IN_USE * (60 * learner.config.budget_minutes - learner.seconds)
 
 
 def _plan(learner: Learner, plan: list[tuple[str, int]], note: str) -> None:

@@ -80,7 +80,7 @@ def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progres
             found = weigh(learner, kind, plain, augmented)
         except ConfigError:  # a network that cannot be cut
             continue
-        costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.stage)] = found
+        costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.unfreeze_from)] = found
         evidence.remember_costs({where(what): numbers for what, numbers in costs.items()})
     set_random_state(learner.device, random)
     yield Progress("done", 1.0, 0.0)

@@ -277,7 +277,7 @@ class PartialPhase(KeptPhase):
     def __init__(self, learner: Learner) -> None:
         model, config = learner.model, learner.config
         example = learner.validation.batch(np.array([0]), None, learner.device)
-        halves = cut(model.body.eval(), example, config.stage)
+        halves = cut(model.body.eval(), example, config.unfreeze_from)
         super().__init__(learner, PARTIAL, halves.front)
         self.backbone = halves.tail
         self.module = self.trained = Tail(halves.tail, model.dropout, model.head)

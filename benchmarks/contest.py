@@ -72,6 +72,12 @@ def step_seconds(outcome: Outcome) -> float | None:
     return next((score.step_seconds for score in reversed(outcome.scores) if score.step_seconds), None)
 
 
+def last_epoch_seconds(outcome: Outcome) -> float | None:
+    """Return what the last epoch took, with its validation; the one before it also computes what is kept."""
+    scores = outcome.scores
+    return scores[-1].since_ready - scores[-2].since_ready if len(scores) > 1 else None
+
+
 def peak_mib(outcome: Outcome) -> float | None:
     """Return the most memory."""
     return outcome.peak_mib

@@ -20,6 +20,7 @@ from benchmarks.contest import (
     Outcome,
     Score,
     contest_table,
+    last_epoch_seconds,
     paired,
     step_seconds,
     table,
@@ -124,12 +125,15 @@ def share_rows(rounds: Rounds) -> Iterator[list[str]]:
     whole = values(head, lambda outcome: outcome.seconds)
     working = values(head, lambda outcome: outcome.since_ready)
     bare, theirs = _seconds(rounds, "step"), _seconds(rounds, "tutorial-step")
+    partial = _outcomes(rounds, "partial")
+    epochs, full_epochs = values(partial, last_epoch_seconds), values(full, last_epoch_seconds)
     steps, their_steps = values(full, step_seconds), values(tutorial, step_seconds)
     for what, upper, lower in (
         ("ours, head: whole run from the start of its process / (decode + forward pass)", whole, least),
         ("ours, head: from data and model ready to the end / (decode + forward pass)", working, least),
         ("bare forward pass: allocator as it comes / tuned", _seconds(rounds, "untuned-forward"), passing),
         ("ours, full: training step / bare step", steps, bare),
+        ("last epoch with its validation: ours, partial / ours, full", epochs, full_epochs),
         (
             "training step: tutorial loop, all layers / ours, full (as many times the pictures per second)",
             their_steps,

@@ -15,6 +15,7 @@ from benchmarks.contest import (
     Score,
     best_accuracy,
     contest_table,
+    last_epoch_seconds,
     paired,
     seconds_of_best,
     seconds_per_epoch,
@@ -60,10 +61,15 @@ def test_time_to_a_target_is_that_of_the_first_score_that_reaches_it():
     assert [seconds_to(target)(seen) for target in (0.2, 0.9, 0.95, 0.96)] == [4, 20, 20, None]
     assert (best_accuracy(seen), seconds_of_best(seen)) == (0.95, 20)
     assert seconds_per_epoch(seen) == pytest.approx(28 / 3)
-    assert step_seconds(seen) == 0.125
-    assert [measure(Outcome()) for measure in (seconds_to(0.5), best_accuracy, seconds_per_epoch, step_seconds)] == [
-        None
-    ] * 4
+    assert (step_seconds(seen), last_epoch_seconds(seen)) == (0.125, 10)
+    for measure in (seconds_to(0.5), best_accuracy, seconds_per_epoch, step_seconds, last_epoch_seconds):
+        assert measure(Outcome()) is None
+
+
+def test_last_epochs_of_partial_and_full_are_compared():
+    rounds = {"partial": [outcome([9, 20, 23], [0.1] * 3)], "full": [outcome([9, 20, 32], [0.1] * 3)]}
+    (row,) = [row for row in finetune.share_rows(rounds) if "last epoch" in row[0]]
+    assert row[1:] == ["3.00", "12.00", "0.25 ×"]
 
 
 def test_ratios_within_rounds_are_untouched_by_what_slows_a_whole_round_down():

@@ -61,7 +61,7 @@ def measure(config: FinetuneConfig) -> tuple[float | None, Run]:
 
     run = follow(service.submit_measure(config), look)
     look()
-    return None if is_known else found[0], run
+    return found[0] if found and not is_known else None, run
 
 
 def bring_weights(backbone: str) -> None:

@@ -313,6 +313,11 @@ def views(config: FinetuneConfig, kind: str) -> int:
     return 1 if is_beginning or config.views is None else config.views
 
 
+def keeps_pictures(config: FinetuneConfig) -> bool:
+    """Tell whether decoded pictures are worth keeping: a head on one view looks at each once."""
+    return config.strategy != "head" or views(config, "head") > 1
+
+
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Return how many batches an epoch over `count` pictures has.
 

@@ -22,6 +22,7 @@ from dlkit.config import (
     FinetuneConfig,
     describe,
     first_phases,
+    keeps_pictures,
     kinds_of_phases,
     later_phases,
     parse,
@@ -255,10 +256,18 @@ def _later(config: FinetuneConfig, pictures: Pictures, parts: Parts, spent: floa
     """Yield what follows the head where time decides: what the training would plan if these were its own numbers."""
     costs = {kind: _phase_seconds(config, pictures, parts, kind, 0, is_first=False) for kind in ("partial", "full")}
     tried = [parts.phases[kind] for kind in costs]
-    trial = sum(phase.begin + 3 * config.batch_size * phase.step for phase in tried)
-    left = TIME_IN_USE * (60 * config.budget_minutes - spent)
+
+    def planned(trial: float) -> list[tuple[str, int]]:
+        left = TIME_IN_USE * (60 * config.budget_minutes - spent - trial)
+        return later_phases(left, once, max(epoch, 1e-6), max(costs["full"][1], 1e-6))
+
+    trials = [phase.begin + 3 * config.batch_size * phase.step for phase in tried]
     once, epoch = costs["partial"]
-    plan = later_phases(left, once, max(epoch, 1e-6), max(costs["full"][1], 1e-6)) if left > 0 else []
+    plan, trial = [], trials[0]
+    if spent < 60 * config.budget_minutes:
+        plan = planned(trials[0])
+        if "full" in dict(plan):
+            trial, plan = sum(trials), planned(sum(trials))
     yield "measuring", trial
     for kind, epochs in plan:
         first, each = _phase_seconds(config, pictures, parts, kind, epochs, is_first=False)
@@ -321,7 +330,7 @@ def _memory_mb(config: FinetuneConfig, pictures: Pictures, parts: Parts, where: 
     if where.startswith("cuda"):
         return CONTEXT_MB + (2 * weights + learning + passing + _resident_bytes(config, pictures, kept)) / 1e6
     half = settings().cache_mb / 2 * 1e6
-    caches = min(half, pictures.bytes) + min(half, kept)
+    caches = min(half, _decoded_bytes(config, pictures)) + min(half, kept)
     # the network, what computes with it frozen, and the best one's copy
     return (parts.memory_mb or 0.0) + (3 * weights + learning + passing + caches) / 1e6
 
@@ -330,9 +339,13 @@ def _resident_bytes(config: FinetuneConfig, pictures: Pictures, kept: float) -> 
     """Return what lies on the GPU of pictures, and of what a frozen network puts out: each where it fits as a whole."""
     gpus = machine.gpus()
     room = RESIDENT_SHARE * 1e9 * (gpus[0].memory_gb - gpus[0].used_gb) if gpus else 0.0
-    decoded = 0.0 if config.strategy == "head" and config.views == 1 else pictures.bytes
+    decoded = _decoded_bytes(config, pictures)
     taken = decoded if decoded <= room else 0.0
     return taken + (kept if taken + kept <= room else 0.0)
+
+
+def _decoded_bytes(config: FinetuneConfig, pictures: Pictures) -> float:
+    return pictures.bytes if keeps_pictures(config) else 0.0
 
 
 def _kept_bytes(config: FinetuneConfig, pictures: Pictures, parts: Parts, kind: str) -> float:
@@ -341,7 +354,7 @@ def _kept_bytes(config: FinetuneConfig, pictures: Pictures, parts: Parts, kind: 
 
 def _disk_mb(config: FinetuneConfig, pictures: Pictures, parts: Parts | None) -> float:
     """Return what the run writes at most, and what it keeps of pictures beyond the memory for that."""
-    room, beyond = settings().cache_disk_mb / 2, pictures.bytes / 1e6 - settings().cache_mb / 2
+    room, beyond = settings().cache_disk_mb / 2, _decoded_bytes(config, pictures) / 1e6 - settings().cache_mb / 2
     needed = room_needed(config) / 1e6 + min(room, max(0.0, beyond))
     kinds = kinds_of_phases(config) if parts else []
     kept = max((_kept_bytes(config, pictures, parts, kind) for kind in kinds if parts), default=0.0)

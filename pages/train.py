@@ -200,7 +200,7 @@ with plan, st.container(border=True):
     estimates = preflight.estimates_of(config)
     if config is not None and config.strategy in estimates:
         with card_place:
-            preflight.show_card(config, estimates[config.strategy])
+            preflight.show_card(config, estimates)
     if st.button(
         "Launch",
         type="primary",

@@ -146,10 +146,11 @@ def test_plan_of_auto_has_all_layers_only_where_three_epochs_fit():
 
 def test_memory_is_the_process_the_weights_the_pictures_and_the_largest_step():
     measured()
-    head = estimate(config_of(), 1000, 100)
+    head, views = (estimate(config_of(views=count), 1000, 100) for count in (1, 2))
     weights = 3 * 4 * 4_652_008 / 1e6
     pictures, kept = 3 * (1000 * 183**2 + 100 * 160**2) / 1e6, 1100 * 5120 / 1e6
-    assert head.memory_mb == pytest.approx(500 + weights + pictures + kept + 4 * 3 * 6400 / 1e6 + 64 * 1 + 7)
+    assert head.memory_mb == pytest.approx(500 + weights + kept + 4 * 3 * 6400 / 1e6 + 64 * 1 + 7)
+    assert views.memory_mb - head.memory_mb == pytest.approx(pictures + 1000 * 5120 / 1e6), "one view keeps no pictures"
     small, large = (estimate(config_of(strategy="full", batch_size=size), 1000, 100).memory_mb for size in (32, 256))
     assert large - small == pytest.approx((256 - 32) * 50)
 
@@ -197,13 +198,12 @@ def test_disk_of_auto_has_what_its_last_layers_learn_from(monkeypatch):
 
 def test_disk_has_what_the_memory_does_not_hold(monkeypatch):
     measured()
-    before = estimate(config_of(), 100_000, 100)
-    assert before.disk_mb == pytest.approx(
-        service.room_needed(config_of().resolved()) / 1e6 + 3 * (100_000 * 183**2 + 100 * 160**2) / 1e6 - 1024
-    )
+    before, room = estimate(config_of(views=2), 90_000, 100), service.room_needed(config_of().resolved()) / 1e6
+    assert before.disk_mb == pytest.approx(room + 3 * (90_000 * 183**2 + 100 * 160**2) / 1e6 - 1024)
+    assert estimate(config_of(), 90_000, 100).disk_mb == pytest.approx(room), "one view keeps no pictures"
     monkeypatch.setenv("DLKIT_CACHE_DISK_MB", "0")
     settings.cache_clear()
-    assert estimate(config_of(), 100_000, 100).disk_mb == pytest.approx(service.room_needed(config_of()) / 1e6, rel=0.1)
+    assert estimate(config_of(views=2), 90_000, 100).disk_mb == pytest.approx(room, rel=0.1)
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(monkeypatch):

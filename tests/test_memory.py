@@ -13,6 +13,9 @@ def test_growth_is_what_is_held_of_each_picture_more():
 
 
 def test_features_beyond_their_budget_are_not_held():
-    kept, beyond = (measured(Case("", budget, 0, 1), 6000) for budget in (2048, 1))
+    kept, few, beyond = (
+        measured(Case("", budget, 0, 1), count) for budget, count in ((2048, 6000), (1, 1000), (1, 6000))
+    )
     assert kept["pictures"] == beyond["pictures"] == 6600
     assert kept["held_mib"] - beyond["held_mib"] > 0.6 * 6600 * 5 / 1024, "5 KiB of features are kept of each"
+    assert beyond["held_mib"] - few["held_mib"] < 5500 * 3 / 1024, "the allocator's own differences among it"

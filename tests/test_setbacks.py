@@ -427,6 +427,21 @@ def test_gradients_that_overflow_at_every_scale_are_a_divergence():
         list(train(learner))
 
 
+def test_memory_that_runs_out_when_float16s_gradients_are_unscaled_already(monkeypatch):
+    learner, full, norm_of = in_float16(), [torch.OutOfMemoryError], nn.utils.get_total_norm
+
+    def norm(gradients: Any) -> torch.Tensor:
+        if learner.step == 2 and full:
+            raise full.pop()
+        return norm_of(gradients)
+
+    monkeypatch.setattr(nn.utils, "get_total_norm", norm)
+    learner.steering = Planned()
+    list(train(learner))
+    assert [change.what for change in learner.steering.on_record] == ["micro_batch"]
+    assert learner.scaler.get_scale() == 2**16
+
+
 def test_loss_that_is_no_number_is_a_divergence_in_float16_at_once():
     learner = in_float16()
     learner.model.head.register_forward_hook(lambda _, given, logits: logits * (math.nan if learner.step else 1))

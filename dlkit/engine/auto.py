@@ -17,8 +17,8 @@ def go_deeper(learner: Learner) -> None:
     plan, note = [(HEAD, learner.phase_epoch)], "no time is left to go deeper than the head"
     if _left(learner) > 0:
         once, epoch = measure_phase(learner, PARTIAL)
-        # the last layers do no more of the work than their share
-        full_epoch, words = epoch / SHARES[learner.config.unfreeze_from], "at least "
+        # the last layers do no more of the arithmetic than their share, but of the time maybe twice as much
+        full_epoch, words = epoch / SHARES[learner.config.unfreeze_from] / 2, "at least "
         if FULL in dict(later_phases(_left(learner), once, epoch, full_epoch)):
             full_epoch, words = measure_phase(learner, FULL)[1], ""
         learner.epoch_seconds |= {PARTIAL: epoch, FULL: full_epoch}

@@ -17,7 +17,7 @@ import torch
 from dlkit import files
 from dlkit.errors import BundleError
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = "checkpoints"
 SHORTEST_SECONDS = 5
 #: saving costs at most one part in so many of the time

@@ -15,8 +15,10 @@ from dlkit.errors import DeviceError
 MEMORY_WORDS = (
     "can't allocate memory",
     "CUDA error: out of memory",
+    "CUDA out of memory",
     "MPS backend out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
 )
 
 

@@ -6,7 +6,7 @@ and says so; given its state it goes on from there.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 
 from dlkit.catalog.augmentations import AUGMENTATIONS, BatchTransform
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import FinetuneConfig
+from dlkit.config import FinetuneConfig, keeps_pictures
 from dlkit.data.dataset import Dataset, Split, open_dataset
 from dlkit.engine import device as devices
 from dlkit.engine.bundle import Bundle, save_bundle
@@ -27,7 +27,7 @@ from dlkit.engine.model import Classifier, parameter_count, pretrained
 from dlkit.engine.pixels import Pixels, shuffled_batches, validation_batches
 from dlkit.engine.preprocess import Preprocessing, preprocessing_of
 from dlkit.engine.rows import Resident, Room
-from dlkit.engine.speed import choose
+from dlkit.engine.speed import choose, needs_trial
 from dlkit.engine.training import Scores, train
 from dlkit.errors import BundleError, DiskFullError, DivergedError, DlkitError
 from dlkit.evidence import FEATURES, RESIDENT_SHARE, TRAINING
@@ -106,56 +106,60 @@ def finetune(
     started = perf_counter()
     yield Event(Progress("opening the pictures"))
     config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
-    learner = make_learner(config, dataset)
-    devices.forget_peak_memory(learner.device)
-    learner.steering = control
-    if state is not None:
-        learner.restore(state)
-    yield Event(Progress("looking at the first pictures"), step=learner.step)
-    best, cadence = Best.of(folder) if state else Best(), Cadence(settings().checkpoint_seconds)
-    keeper = Keeper(dataset, folder)
-    try:
-        for report in train(learner):
-            if report.scores is not None and learner.epoch > 0 and best.is_beaten_by(report.scores):
-                best = Best(learner.epoch, report.scores.accuracy, report.scores.loss)
-                keeper.take(learner, best, report.scores)
-            is_end = bool(control.wish)
-            is_time = cadence.is_due and not is_end  # asked once: no checkpoint may be ahead of the model that is kept
-            if keeper.is_due or is_time or is_end:
-                keeper.write()
-            saved = _save(learner, folder, attempt, cadence) if is_time else None
-            yield Event(report.progress, report.points, learner.step, saved)
-            if is_end:
-                break
-    except DiskFullError:
-        raise
-    except DlkitError as error:
-        keeper.write()
-        blew_up = isinstance(error, DivergedError) and error.step == learner.step  # in the step that is taken already
-        has_come_further = learner.step > (state["position"]["step"] if state else 0)
-        if has_come_further and not blew_up and learner.is_finite():  # else the one before would be pruned for nothing
-            yield Event(
-                Progress(f"keeping the weights from before step {learner.step + 1}"),
-                step=learner.step,
-                checkpoint=_save(learner, folder, attempt, cadence),
-            )
-            if best.accuracy is None and isinstance(error, DivergedError):
-                keeper.take(learner, Best(learner.epoch))
-                keeper.write()
-        raise
-    except Exception:  # a mistake of ours costs no model that was the best
-        with suppress(DlkitError, OSError):
+    with closing(make_learner(config, dataset)) as learner:  # nobody waits for pictures that nobody asks for
+        devices.forget_peak_memory(learner.device)
+        learner.steering = control
+        if state is not None:
+            learner.restore(state)
+        yield Event(Progress("looking at the first pictures"), step=learner.step)
+        best, cadence = Best.of(folder) if state else Best(), Cadence(settings().checkpoint_seconds)
+        keeper = Keeper(dataset, folder)
+        try:
+            for report in train(learner):
+                if report.scores is not None and learner.epoch > 0 and best.is_beaten_by(report.scores):
+                    best = Best(learner.epoch, report.scores.accuracy, report.scores.loss)
+                    keeper.take(learner, best, report.scores)
+                is_end = bool(control.wish)
+                is_time = (
+                    cadence.is_due and not is_end
+                )  # asked once: no checkpoint may be ahead of the model that is kept
+                if keeper.is_due or is_time or is_end:
+                    keeper.write()
+                saved = _save(learner, folder, attempt, cadence) if is_time else None
+                yield Event(report.progress, report.points, learner.step, saved)
+                if is_end:
+                    break
+        except DiskFullError:
+            raise
+        except DlkitError as error:
             keeper.write()
-        raise
-    finally:
-        learner.close()  # however it ends: nobody waits for pictures that nobody asks for
-    if best.accuracy is None:
-        best = Best(learner.epoch)
-        keeper.take(learner, best)
-    keeper.write()
-    saved = _save(learner, folder, attempt, cadence)
-    summary = _summary(learner, best, seconds_before + perf_counter() - started)
-    yield Event(Progress("done", 1.0, 0.0, summary["images_per_second"]), (), learner.step, saved, summary)
+            blew_up = (
+                isinstance(error, DivergedError) and error.step == learner.step
+            )  # in the step that is taken already
+            has_come_further = learner.step > (state["position"]["step"] if state else 0)
+            if (
+                has_come_further and not blew_up and learner.is_finite()
+            ):  # else the one before would be pruned for nothing
+                yield Event(
+                    Progress(f"keeping the weights from before step {learner.step + 1}"),
+                    step=learner.step,
+                    checkpoint=_save(learner, folder, attempt, cadence),
+                )
+                if best.accuracy is None and isinstance(error, DivergedError):
+                    keeper.take(learner, Best(learner.epoch))
+                    keeper.write()
+            raise
+        except Exception:  # a mistake of ours costs no model that was the best
+            with suppress(DlkitError, OSError):
+                keeper.write()
+            raise
+        if best.accuracy is None:
+            best = Best(learner.epoch)
+            keeper.take(learner, best)
+        keeper.write()
+        saved = _save(learner, folder, attempt, cadence)
+        summary = _summary(learner, best, seconds_before + perf_counter() - started)
+        yield Event(Progress("done", 1.0, 0.0, summary["images_per_second"]), (), learner.step, saved, summary)
 
 
 def _save(learner: Learner, folder: Path, attempt: int, cadence: Cadence) -> Saved:
@@ -175,7 +179,11 @@ def make_learner(config: FinetuneConfig, dataset: Dataset) -> Learner:
         return pretrained(BACKBONES[config.backbone], len(dataset.classes), seed=config.seed, dropout=config.dropout)
 
     learner = assemble(config, dataset, make, is_ahead=True)
-    choose_formats(learner, config.strategy)
+    try:
+        choose_formats(learner, config.strategy)
+    except Exception:
+        learner.close()
+        raise
     return learner
 
 
@@ -198,8 +206,7 @@ def assemble(
     resident = Resident(device, RESIDENT_SHARE * devices.spare_bytes(device))
     folder = settings().data_folder / "cache"
     half = room or Room(settings().cache_mb / 2 * 1e6, settings().cache_disk_mb / 2 * 1e6, folder, resident)
-    # a head on one view looks at each picture once
-    of_pixels = Room(0.0) if config.strategy == "head" and config.views == 1 else half
+    of_pixels = half if keeps_pictures(config) else Room(0.0)
     share = len(dataset.train) / (len(dataset.train) + len(dataset.val))
     train_pixels = _pixels(config, dataset.train, preprocessing, augment, of_pixels, share)
     validation_pixels = _pixels(config, dataset.val, preprocessing, None, of_pixels, 1 - share)
@@ -220,6 +227,9 @@ def choose_formats(learner: Learner, strategy: str) -> None:
     config = learner.config
     size = preprocessing_of(BACKBONES[config.backbone], config.image_size).size
     for task in (FEATURES, TRAINING) if strategy != "head" else (FEATURES,):
+        if needs_trial(task, config.backbone, size, learner.device, config.precision):
+            for pixels in (learner.train, learner.validation):  # whatever else is done makes it slower
+                pixels.expect([])
         choice = choose(task, config.backbone, learner.model.body, size, learner.device, config.precision)
         learner.formats[task] = choice.format
 

@@ -136,12 +136,20 @@ class Learner:
         self.trained = trained.requires_grad_(True)
         self.average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         self.optimizers = OPTIMIZERS[config.optimizer].build(groups, config.rate, config.optimizer_settings())
-        is_float16 = self.formats.get(TRAINING, REFERENCE).precision == "float16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_float16)
+        self.scaler = self._new_scaler()
         self.plateau, self.patience = _plateau(config), Patience(config.early_stopping)
         if self._restored is not None:
             self._refill(self._restored)
             self._restored = None
+
+    def forget_scaled(self) -> None:
+        """Let the scaler know nothing of a step that was broken off; the scale stays."""
+        known, self.scaler = self.scaler.state_dict(), self._new_scaler()
+        self.scaler.load_state_dict(known)
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        is_float16 = self.formats.get(TRAINING, REFERENCE).precision == "float16"
+        return torch.amp.GradScaler(self.device.type, enabled=is_float16)
 
     def kept(self) -> nn.Module:
         """Return the part that learns with the weights that would be kept: averaged where averaging is on."""

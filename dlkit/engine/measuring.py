@@ -7,7 +7,7 @@ pretrained weights are not here it measures the same network with random ones; w
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,35 +55,37 @@ def measure(config: FinetuneConfig, starting_seconds: float) -> Iterator[Progres
     dataset = open_dataset(config.dataset if is_here(config.dataset) else DRAWN)
     make = partial(pretrained if has_weights(entry) else build, entry, len(dataset.classes), seed=config.seed)
     # every strategy is tried, on pictures that are kept: that of only a head keeps none
-    learner = assemble(config.model_copy(update={"strategy": PARTIAL}), dataset, make, Room())
-    where = partial(evidence.key_of, where=place_of(learner.device))
-    weights_mb = 4 * sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6
-    machine.give_back_memory()  # what is free is filled again before the process grows
-    start = {
-        "seconds": starting_seconds + time.perf_counter() - begun,
-        "memory_mb": psutil.Process().memory_info().rss / 1e6 - weights_mb,
-        "copy": _timed(lambda: copy.deepcopy(learner.model), learner.device),
-    }
-    random = random_state(learner.device)
-    yield Progress("reading pictures", 0.1)
-    costs = {evidence.start_with(config.backbone): start, **time_pictures(learner)}
-    plain, augmented = (
-        costs[evidence.augmenting(name, _size(config))]["seconds"] for name in ("none", config.augmentation)
-    )
-    if not is_here(config.dataset):
-        del costs[evidence.pictures_of(config.dataset, _resize(config))]
-    for place, kind in enumerate(kinds):
-        yield Progress(f"trying number formats: {kind}", (2 * place + 1) / 7)
-        choose_formats(learner, kind)
-        yield Progress(f"measuring a step: {kind}", (2 * place + 2) / 7)
-        try:
-            found = weigh(learner, kind, plain, augmented)
-        except ConfigError:  # a network that cannot be cut
-            continue
-        costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.unfreeze_from)] = found
-        evidence.remember_costs({where(what): numbers for what, numbers in costs.items()})
-    set_random_state(learner.device, random)
-    yield Progress("done", 1.0, 0.0)
+    with closing(assemble(config.model_copy(update={"strategy": PARTIAL}), dataset, make, Room())) as learner:
+        where = partial(evidence.key_of, where=place_of(learner.device))
+        weights_mb = 4 * sum(parameter.numel() for parameter in learner.model.parameters()) / 1e6
+        machine.give_back_memory()  # what is free is filled again before the process grows
+        start = {
+            "seconds": starting_seconds + time.perf_counter() - begun,
+            "memory_mb": psutil.Process().memory_info().rss / 1e6 - weights_mb,
+            "copy": _timed(lambda: copy.deepcopy(learner.model), learner.device),
+        }
+        random = random_state(learner.device)
+        yield Progress("reading pictures", 0.1)
+        costs = {evidence.start_with(config.backbone): start, **time_pictures(learner)}
+        plain, augmented = (
+            costs[evidence.augmenting(name, _size(config))]["seconds"] for name in ("none", config.augmentation)
+        )
+        if not is_here(config.dataset):
+            del costs[evidence.pictures_of(config.dataset, _resize(config))]
+        for place, kind in enumerate(kinds):
+            yield Progress(f"trying number formats: {kind}", (2 * place + 1) / 7)
+            choose_formats(learner, kind)
+            yield Progress(f"measuring a step: {kind}", (2 * place + 2) / 7)
+            try:
+                found = weigh(learner, kind, plain, augmented)
+            except ConfigError:  # a network that cannot be cut
+                continue
+            costs[evidence.phase_of(kind, config.backbone, _size(config), config.precision, config.unfreeze_from)] = (
+                found
+            )
+            evidence.remember_costs({where(what): numbers for what, numbers in costs.items()})
+        set_random_state(learner.device, random)
+        yield Progress("done", 1.0, 0.0)
 
 
 def time_pictures(learner: Learner) -> Costs:

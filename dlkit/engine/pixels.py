@@ -24,8 +24,7 @@ from dlkit.engine.preprocess import Preprocessing
 from dlkit.engine.rows import Room, Rows
 from dlkit.errors import DatasetError, DlkitError
 
-#: how many batches are decoded before they are asked for: at least so many, and as many more as take so many bytes
-AHEAD, AHEAD_BYTES = 2, 64e6
+AHEAD_BYTES = 64e6  # of pictures that are decoded before they are asked for, or one batch
 
 
 class Pixels:
@@ -68,7 +67,7 @@ class Pixels:
     def expect(self, batches: Sequence[np.ndarray]) -> None:
         """Take note of which batches will be asked for next, in this order, in place of what was expected before.
 
-        It changes no number. The next of them, AHEAD or AHEAD_BYTES, are decoded before they are asked for; a picture
+        It changes no number. The next of them, AHEAD_BYTES or one, are decoded before they are asked for; a picture
         that cannot be read is reported when its own batch is asked for.
         """
         self._expected = deque(batches)
@@ -133,7 +132,7 @@ class Pixels:
         pictures = 0
         for number, batch in enumerate(self._expected):
             pictures += len(batch)
-            if number >= AHEAD and pictures * 3 * self._side**2 > AHEAD_BYTES:
+            if number and pictures * 3 * self._side**2 > AHEAD_BYTES:
                 return
             yield batch
 

@@ -107,8 +107,9 @@ class Rows:
             return
         table, there = self._table, np.flatnonzero(self._slots != _MISSING)
         self._table, self._slots[:], self._memory = None, _MISSING, self._empty(self._memory_rows)
-        for some in np.array_split(there, 1 + len(there) // MOVED_ROWS):
-            self.put(some, table[torch.from_numpy(some).to(table.device)])
+        for start in range(0, len(table), MOVED_ROWS):  # slices, as gathering rows takes room where there is none
+            some = there[(there >= start) & (there < start + MOVED_ROWS)]
+            self.put(some, table[start : start + MOVED_ROWS].cpu()[some - start])
 
     def has(self, indices: np.ndarray) -> np.ndarray:
         """Tell which rows are there, bool (B,)."""

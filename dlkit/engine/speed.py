@@ -80,6 +80,11 @@ def choose(task: str, name: str, network: nn.Module, size: int, device: torch.de
     return choice
 
 
+def needs_trial(task: str, name: str, size: int, device: torch.device, precision: str) -> bool:
+    """Tell whether `choose` has to try formats."""
+    return precision == "auto" and settings().measure_speed and key_of(task, name, size, device) not in known_choices()
+
+
 def key_of(task: str, name: str, size: int, device: torch.device) -> str:
     """Return what a measurement in this process is remembered by."""
     return evidence.key_of(evidence.task_of(task, name, size), place_of(device))

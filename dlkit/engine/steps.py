@@ -48,6 +48,7 @@ def step_at(learner: Learner, phase: Phase, indices: np.ndarray, rate: float) ->
         if found:
             _scale_less(learner, found[0])
         else:
+            learner.forget_scaled()
             learner.shrink(-(-len(indices) // parts))
     loss, norm, right = found
     for optimizer in learner.optimizers:

@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from dlkit import evidence
 from dlkit.config import FinetuneConfig
 from dlkit.estimate import Estimate, by_strategy
 from dlkit.runs import service
@@ -19,8 +18,9 @@ def show_strategies(estimates: dict[str, Estimate]) -> None:
         st.caption(" · ".join(known))
 
 
-def show_card(config: FinetuneConfig, expected: Estimate) -> None:
+def show_card(config: FinetuneConfig, estimates: dict[str, Estimate]) -> None:
     """Show time, memory and disk, what they rest on, and what does not fit; offer to measure what is not known."""
+    expected = estimates[config.strategy]
     figures = (
         ("Time", _short(about(expected.seconds)), _phases(expected)),
         (
@@ -36,20 +36,19 @@ def show_card(config: FinetuneConfig, expected: Estimate) -> None:
     st.caption(escape_markdown(expected.basis))
     for note in expected.notes:
         st.info(escape_markdown(note), icon=":material/info:")
-    show_measuring(config, expected)
+    show_measuring(config, estimates)
 
 
-def show_measuring(config: FinetuneConfig, expected: Estimate) -> None:
+def show_measuring(config: FinetuneConfig, estimates: dict[str, Estimate]) -> None:
     """Show how far the measuring of such a run is, or offer it where it is missing.
 
     What it finds is shown as it comes: this strategy's first.
     """
     run = service.latest_measure(config)
     if run is not None and run.is_active:
-        known = evidence.known_costs()
-        follow(run.id, lambda: evidence.known_costs() != known)
+        follow(run.id, lambda: by_strategy(config) != estimates)
         return
-    if expected.is_measured:
+    if estimates[config.strategy].is_measured:
         return
     if run is not None and run.state == State.FAILED:
         st.error(escape_markdown(run.failure or "The measuring failed."), icon=":material/error:")
@@ -57,7 +56,8 @@ def show_measuring(config: FinetuneConfig, expected: Estimate) -> None:
         "Measure",
         icon=":material/speed:",
         key="measure",
-        help="Tries a few batches on this machine: seconds, once per data set, backbone and image size.",
+        help="Tries a few batches on this machine, for ten seconds or so: once per data set, backbone, image size, "
+        "number format, and where the last layers begin.",
     ):
         with told():
             service.submit_measure(config)

@@ -18,4 +18,4 @@ def test_features_beyond_their_budget_are_not_held():
     )
     assert kept["pictures"] == beyond["pictures"] == 6600
     assert kept["held_mib"] - beyond["held_mib"] > 0.6 * 6600 * 5 / 1024, "5 KiB of features are kept of each"
-    assert beyond["held_mib"] - few["held_mib"] < 5500 * 3 / 1024, "the allocator's own differences among it"
+    assert beyond["held_mib"] - few["held_mib"] < 5500 * 20 / 1024, "a decoded picture has 192 KiB"

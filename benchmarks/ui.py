@@ -1,7 +1,8 @@
 """What the pages cost the server: `python -m benchmarks.ui` (needs Chromium and the packages of requirements-dev.txt).
 
 CPU seconds of the server process, read before and after a real browser's visit: the first run of the home page without
-torch, and reruns after torch and the ImageNet model are loaded.
+torch, and reruns after torch and the ImageNet model are loaded. And how long a visitor waits from the click on Launch
+until the page shows the accuracy of a head that has learnt, with workers that start cold and with a warm one.
 """
 
 import os
@@ -20,6 +21,12 @@ from tests.live_server import LiveServer
 
 VISITS = 5
 RERUNS = 40
+LAUNCHES = 4  # of which the first is not counted: it tries number formats
+LAUNCH_MS = 90_000
+#: an untrained head is right once in five times
+HAS_LEARNT = """() => [...document.querySelectorAll('[data-testid=stMetric]')].some(metric =>
+    metric.innerText.includes('Validation accuracy') &&
+    parseFloat(metric.querySelector('[data-testid=stMetricValue]').innerText) > 60)"""
 IDLE = "() => document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'"
 
 
@@ -59,6 +66,23 @@ def reruns(page: Page, home: Path) -> list[float]:
         return spent
 
 
+def launches(page: Page, home: Path, *, is_warm: bool) -> list[float]:
+    """Return the seconds from each click on Launch to the first accuracy of a head that has learnt."""
+    seconds = []
+    with LiveServer(home, {"DLKIT_WARM_WORKER": str(int(is_warm))}) as server:
+        for seed in range(LAUNCHES):
+            page.goto(f"{server.url}/train?dataset=flowers-mini&backbone=efficientnet-lite0&seed={seed}")
+            button = page.get_by_role("button", name="Launch")
+            button.and_(page.locator(":enabled")).wait_for()
+            page.wait_for_function(IDLE)
+            started = time.monotonic()
+            button.click()
+            page.wait_for_function(HAS_LEARNT, timeout=LAUNCH_MS)
+            seconds.append(time.monotonic() - started)
+            page.get_by_text("succeeded", exact=True).first.wait_for(timeout=LAUNCH_MS)
+    return seconds[1:]
+
+
 def press(page: Page, chip: Locator) -> None:
     """Press a chip and wait for the rerun that it starts."""
     chip.click()
@@ -79,12 +103,18 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=require_chromium(), args=ARGUMENTS)
         visits = [first_run(browser.new_page(), Path(folder) / str(visit)) for visit in range(VISITS)]
         spent = reruns(browser.new_page(), Path(folder) / "warm")
+        cold, warm = (
+            launches(browser.new_page(), Path(folder) / f"launches{is_warm}", is_warm=is_warm)
+            for is_warm in (False, True)
+        )
         browser.close()
     print_table(
         [
             ("home, first run without torch: CPU s", spread([cpu for cpu, _ in visits], 2), "≤ 0.3"),
             ("home, first run without torch: RSS MiB", spread([rss for _, rss in visits], 0), "≤ 130"),
             ("home, rerun after torch: CPU ms", f"{spread(spent, 0)}, mean {statistics.mean(spent):.1f}", "≤ 15"),
+            ("flowers-mini: Launch to the accuracy of a head that has learnt, cold, s", spread(cold, 1), "≤ 10"),
+            ("flowers-mini: the same with a warm worker, s", spread(warm, 1), "≤ 4"),
         ]
     )
 

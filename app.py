@@ -5,10 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from pathlib import Path
 from threading import Thread
 
 import streamlit as st
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Route
 from streamlit.runtime import get_instance
 
 from dlkit import machine
@@ -77,8 +81,17 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     yield
 
 
+async def plotly(_: Request) -> FileResponse:
+    """Send the plotting library that the installed plotly comes with: the descent page draws with it by itself."""
+    import plotly
+
+    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    return FileResponse(script, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+
+
 app = st.App(
     "pages/shell.py",
+    routes=[Route("/vendor/plotly.js", plotly)],
     middleware=[Middleware(Guard, settings=settings(), is_held=is_held)],
     lifespan=lifespan,
 )

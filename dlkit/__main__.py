@@ -7,6 +7,7 @@ that the user can mend is one or two sentences on stderr and exit code 2.
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -19,11 +20,17 @@ from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.schedules import SCHEDULES
 from dlkit.catalog.suggestions import SUGGESTIONS
+from dlkit.catalog.surfaces import SURFACES
+from dlkit.catalog.updates import RULES
 from dlkit.config import FinetuneConfig, Setting, describe, parse
 from dlkit.data.dataset import is_here
 from dlkit.data.images import read_image
 from dlkit.data.weights import has_weights
+from dlkit.descent import asked
+from dlkit.descent.race import race
+from dlkit.descent.verdicts import verdict
 from dlkit.errors import DlkitError, RunError
 from dlkit.estimate import estimate
 from dlkit.runs import artifacts, service
@@ -32,13 +39,15 @@ from dlkit.words import about, about_size, rate
 
 FOLLOW_SECONDS = 0.3
 METRICS_TAIL = 20  # steps
+SIGNED = ("--start", "--formula")  # flags whose values may begin with a minus
+SHOWN_STEPS = 10  # of a descent
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_with_signs(sys.argv[1:] if arguments is None else arguments))
     try:
         code: int = options.command(options) or 0
         sys.stdout.flush()
@@ -315,6 +324,25 @@ def predict(options: argparse.Namespace) -> int:
     return 0 if len(rows) == len(paths) else USER_ERROR
 
 
+def descend(options: argparse.Namespace) -> None:
+    """Let one optimizer descend on a surface, and tell what became of it."""
+    names = ("surface", "formula", "optimizer", "schedule", "start", *asked.NUMBERS)
+    wanted = asked.read({name: getattr(options, name) for name in names})
+    (path,) = race(wanted.loss, wanted.competitors, [wanted.start], wanted.budget, wanted.chance)
+    told = verdict(wanted.loss, path, wanted.chance)
+    rows = [[*point, value] for point, value in zip(path.points.tolist(), path.values.tolist(), strict=True)]
+    if options.json:
+        plain = [[value if math.isfinite(value) else None for value in row] for row in rows]
+        document = {"surface": wanted.surface.name, "optimizer": path.competitor.rule, "steps": path.steps}
+        document |= {"learning_rate": path.competitor.learning_rate, "gap": told.gap}
+        _print_json({**document, "path": plain, "status": told.status, "reason": told.reason})
+        return
+    shown = sorted({round(share * path.steps / SHOWN_STEPS) for share in range(SHOWN_STEPS + 1)})
+    table = [dict(zip(("step", "x", "y", "loss"), (step, *rows[step]), strict=True)) for step in shown]
+    _print_rows(table, as_json=False)
+    print(f"{told.status}. {told.reason}")
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "show": show_run,
     "pause": pause_run,
@@ -361,12 +389,32 @@ def _parser() -> argparse.ArgumentParser:
     for name in service.CHANGEABLE:
         made["change"].add_argument(f"--{name.replace('_', '-')}", dest=name, help="the new value")
     _command(commands, "supervisor", supervise)
+    descending = _command(commands, "descend", descend)
+    descending.add_argument("--surface", help=f"one of {', '.join(SURFACES)} (default ravine)")
+    descending.add_argument("--formula", help="a surface of your own, of x and y, as in 'x^2 + 3*y^2'")
+    descending.add_argument("--optimizer", help=f"one of {', '.join(RULES)} (default sgd)")
+    descending.add_argument("--schedule", help=f"one of {', '.join(SCHEDULES)} (default constant)")
+    descending.add_argument("--start", metavar="X,Y", help="where it begins; default: the surface's own start")
+    for name, number in asked.NUMBERS.items():
+        default = "its own" if number.default is None else f"{number.default:g}"
+        descending.add_argument(f"--{name.replace('_', '-')}", help=f"{number.title} (default {default})")
     predicting = _command(commands, "predict", predict)
     predicting.add_argument("model", help="a run's id, or imagenet")
     predicting.add_argument("images", nargs="+", help="picture files")
     predicting.add_argument("--top-k", default="5", help="how many classes to name")
     predicting.add_argument("--device", default="auto", choices=describe("device").choices)
     return parser
+
+
+def _with_signs(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, those that may begin with a minus joined to their flags: argparse takes -3,1 for a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in SIGNED:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _command(commands: Any, name: str, command: Callable[[argparse.Namespace], int | None]) -> argparse.ArgumentParser:

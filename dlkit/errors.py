@@ -3,6 +3,7 @@
     DlkitError                  the user's business: shown in a box, exit code 2, no traceback
     ├── ConfigError             settings that do not hold; carries one sentence per problem
     ├── UnknownChoice           a name that the catalog does not have
+    ├── FormulaError            a formula that cannot be read; names the column
     ├── ImageError              a file that is no picture, or none that we accept
     ├── DatasetError            a data set that cannot be used
     ├── DownloadError           a file that could not be fetched whole
@@ -40,6 +41,14 @@ class UnknownChoice(DlkitError):
 
     def __init__(self, kind: str, name: object, choices: Iterable[str]) -> None:
         super().__init__(f"There is no {kind} called {str(name)[:60]!r}. Choose one of: {', '.join(choices)}.")
+
+
+class FormulaError(DlkitError):
+    """A formula that cannot be read; `column` counts from 1 and is None where the whole text is meant."""
+
+    def __init__(self, problem: str, column: int | None = None) -> None:
+        self.column = column
+        super().__init__(problem if column is None else f"Column {column}: {problem}")
 
 
 class ImageError(DlkitError):

@@ -12,7 +12,8 @@ pages = {
         st.Page("train.py", title="Train", icon=":material/model_training:"),
         st.Page("runs.py", title="Runs", icon=":material/monitoring:"),
         st.Page("predict.py", title="Classify", icon=":material/image_search:"),
-    ]
+    ],
+    "Understand": [st.Page("descent.py", title="Descent", icon=":material/moving:")],
 }
 
 st.set_page_config(page_title="dlkit studio", page_icon="🌻", layout="wide")

@@ -25,6 +25,7 @@ RUNGS = {
     "dlkit.evidence": 2,
     "dlkit.catalog": 1,
     "dlkit.config": 2,
+    "dlkit.descent": 2,
     "dlkit.data": 3,
     "dlkit.runs": 3,
     "dlkit.estimate": 4,

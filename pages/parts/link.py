@@ -40,3 +40,18 @@ def _write(key: str, value: str, default: str) -> None:
         st.query_params.pop(key, None)
     else:
         st.query_params[key] = value
+
+
+def choose_many(
+    label: str, options: Sequence[str], *, key: str, default: Sequence[str], titles: Callable[[str], str]
+) -> list[str]:
+    """Draw pills of any number of choices that begin as the URL's parameter `key`, names with commas between."""
+    if key not in st.session_state:
+        asked = [name for name in st.query_params.get(key, ",".join(default)).split(",") if name]
+        for name in asked:
+            if name not in options:
+                show_error(UnknownChoice(label.lower(), name, options))
+        st.session_state[key] = [name for name in asked if name in options]
+    chosen = st.pills(label, options, selection_mode="multi", key=key, format_func=titles)
+    _write(key, ",".join(chosen), ",".join(default))
+    return list(chosen)

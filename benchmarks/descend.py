@@ -1,0 +1,247 @@
+"""Descents beside torch's: `python -m benchmarks.descend [--steps N] [--starts N] [--surfaces NAME …]`.
+
+Every optimizer on every surface from random starts with random settings, beside torch.optim on gradients of autograd:
+how far the paths are apart, and what both cost.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.machine import headline, print_table
+from dlkit.catalog.formulas import Formula
+from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.surfaces import SURFACES, SurfaceEntry
+from dlkit.catalog.updates import RULES
+from dlkit.descent.asked import default_rate
+from dlkit.descent.losses import Array, Surface
+from dlkit.descent.maps import basins
+from dlkit.descent.race import Competitor, race
+
+TOLERANCE = 1e-12  # of how far apart two paths are, by the size of what they have passed
+SETTINGS = 4  # draws of settings for each optimizer and surface
+#: how settings are drawn, from and to
+DRAWN = {
+    "weight_decay": (0.0, 0.05),
+    "momentum": (0.3, 0.95),
+    "beta1": (0.5, 0.95),
+    "beta2": (0.9, 0.999),
+    "rho": (0.5, 0.95),
+    "smoothing": (0.8, 0.99),
+    "learning_rate_decay": (0.0, 0.01),
+    "momentum_decay": (0.0, 0.01),
+}
+
+
+def torch_value(formula: Formula, points: torch.Tensor) -> torch.Tensor:
+    """Return a formula's values (N,) at `points` (N, 2), in torch."""
+    x, y = points.unbind(-1)
+    value: torch.Tensor = formula({"x": x, "y": y}) + 0 * x
+    return value
+
+
+def torch_path(
+    formula: Formula, competitor: Competitor, starts: Array, steps: int, *, is_nudged: bool = False
+) -> Array:
+    """Return the points (steps + 1, N, 2) of torch.optim, or of torch's own Hessians for Newton's method.
+
+    `is_nudged`: each point is moved by one ulp after each step, as rounding may.
+
+    The rows are one weight for rules that go by single coordinates, and a weight each for L-BFGS. What torch keeps in
+    its default type, NAdam's product of momenta, is float64 here like the rest.
+    """
+    torch.set_default_dtype(torch.float64)
+    if competitor.rule == "newton":
+        return _newton_path(formula, competitor.learning_rate, starts, steps, is_nudged)
+    if competitor.rule == "lbfgs":
+        rows = [_optimizer_path(formula, competitor, start[None], steps, is_nudged) for start in starts]
+        return np.concatenate(rows, 1)
+    return _optimizer_path(formula, competitor, starts, steps, is_nudged)
+
+
+def _optimizer_path(formula: Formula, competitor: Competitor, starts: Array, steps: int, is_nudged: bool) -> Array:
+    points = torch.tensor(starts, requires_grad=True)
+    optimizer = _built(competitor, points)
+    path = np.empty((steps + 1, *starts.shape))
+    path[0] = starts
+
+    def gradient() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch_value(formula, points).sum()
+        value.backward()
+        return value
+
+    for step in range(steps):
+        if competitor.rule == "lbfgs":
+            optimizer.step(gradient)  # type: ignore[arg-type]
+        else:
+            gradient()
+            optimizer.step()
+        if is_nudged:
+            points.data = torch.nextafter(points.data, torch.tensor(torch.inf))
+        path[step + 1] = points.detach().numpy()
+    return path
+
+
+def _built(competitor: Competitor, points: torch.Tensor) -> torch.optim.Optimizer:
+    rate, settings = competitor.learning_rate, competitor.all_settings()
+    if competitor.rule == "lbfgs":
+        size = int(settings["history"])
+        return torch.optim.LBFGS([points], rate, 1, history_size=size, tolerance_grad=0, tolerance_change=0)
+    settings.pop("bias_correction", None)
+    (optimizer,) = OPTIMIZERS[competitor.entry.trained_as].build([{"params": [points]}], rate, settings)
+    return optimizer
+
+
+def _newton_path(formula: Formula, rate: float, starts: Array, steps: int, is_nudged: bool) -> Array:
+    def value(point: torch.Tensor) -> torch.Tensor:
+        return torch_value(formula, point[None])[0]
+
+    slopes, bends = (torch.vmap(made(value)) for made in (torch.func.grad, torch.func.hessian))
+    points, path = torch.tensor(starts), [starts]
+    for _ in range(steps):
+        step, _ = torch.linalg.solve_ex(bends(points), slopes(points)[..., None])
+        points = points - rate * step[..., 0]
+        if is_nudged:
+            points = torch.nextafter(points, torch.tensor(torch.inf))
+        path.append(points.numpy())
+    return np.stack(path)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far ours and torch's paths are apart at most, and how many steps of how many could be compared."""
+
+    apart: float
+    compared: int
+    steps: int
+    torch_seconds: float
+    our_seconds: float
+
+
+def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps: int) -> Agreement:
+    """Compare paths; each up to where two of torch's, whose starts differ by one ulp, are apart by more themselves.
+
+    The ulp is added to both coordinates, to the first alone, and to the second alone. Where rules divide by curvature
+    (L-BFGS, Newton's method), which amplifies what is rounded on the way, a fourth one gets an ulp after each step.
+    """
+    begun = time.perf_counter()
+    theirs = torch_path(entry.formula, competitor, starts, steps)
+    torch_seconds = time.perf_counter() - begun
+    twins = [
+        torch_path(entry.formula, competitor, np.where(moved, np.nextafter(starts, np.inf), starts), steps)
+        for moved in ((True, True), (True, False), (False, True))
+    ]
+    if competitor.rule in ("lbfgs", "newton"):
+        twins.append(torch_path(entry.formula, competitor, starts, steps, is_nudged=True))
+    begun = time.perf_counter()
+    budget = steps * competitor.entry.evaluations
+    ours = race(Surface.of(entry), [competitor], [(x, y) for x, y in starts.tolist()], budget)
+    our_seconds = time.perf_counter() - begun
+    worst, compared = 0.0, 0
+    for row, path in enumerate(ours):
+        count = min(len(path.points), steps + 1)
+        with np.errstate(all="ignore"):
+            size = np.maximum.accumulate(np.abs(theirs[:count, row]).max(1))
+            parted = np.max([np.abs(theirs[:count, row] - twin[:count, row]).max(1) for twin in twins], 0)
+            amplified = parted / size
+            apart = np.abs(theirs[:count, row] - path.points[:count]).max(1) / size
+        is_chaotic = ~(amplified <= TOLERANCE)
+        last = int(is_chaotic.argmax()) if is_chaotic.any() else count
+        worst = max(worst, float(apart[:last].max(initial=0.0)))
+        compared += max(0, last - 1)
+    return Agreement(worst, compared, steps * len(starts), torch_seconds, our_seconds)
+
+
+def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tuple[Competitor, Array]]:
+    """Yield competitors with random settings, and random starts (starts / SETTINGS, 2) for each."""
+    generator = np.random.default_rng((seed, sorted(SURFACES).index(entry.name), sorted(RULES).index(rule)))
+    left, right, low, high = entry.domain
+    for _ in range(SETTINGS):
+        settings = {name: float(generator.uniform(*DRAWN[name])) for name in RULES[rule].settings if name in DRAWN}
+        rate = default_rate(entry, rule) * float(10 ** generator.uniform(-1, 0))
+        share = generator.random((starts // SETTINGS, 2))
+        yield Competitor(rule, rate, settings), np.array((left, low)) + share * np.array((right - left, high - low))
+
+
+def all_agreements(
+    surfaces: Sequence[SurfaceEntry], starts: int, steps: int, told: Callable[[str], None]
+) -> dict[str, list[Agreement]]:
+    """Compare every optimizer on these surfaces."""
+    found: dict[str, list[Agreement]] = {rule: [] for rule in RULES}
+    for entry in surfaces:
+        for rule in RULES:
+            for competitor, places in draws(entry, rule, starts, 0):
+                one = agreement(entry, competitor, places, steps)
+                found[rule].append(one)
+                if one.apart > TOLERANCE:
+                    told(f"{entry.name}, {rule}: {one.apart:.2g} with {competitor}")
+    return found
+
+
+def agreement_rows(found: Mapping[str, list[Agreement]]) -> list[tuple[str, str, str]]:
+    """Return the lines of the table: the largest difference, and the share of steps that were compared."""
+    rows = []
+    for rule, ones in found.items():
+        compared, steps = (sum(getattr(one, name) for one in ones) for name in ("compared", "steps"))
+        what = f"{RULES[rule].title}: largest difference from torch, relative"
+        rows.append((what, f"{max(one.apart for one in ones):.1e} ({compared:,} of {steps:,} steps)", f"{TOLERANCE:g}"))
+    return rows
+
+
+def speed_rows(rounds: int) -> list[tuple[str, str, str]]:
+    """Measure a race of twelve, a map of basins, and what torch takes for some of its starts."""
+    rules = [rule for rule in RULES if rule not in ("newton", "lbfgs")]
+    worst: tuple[float, str] = (0.0, "")
+    for entry in SURFACES.values():
+        competitors = [Competitor(rule, default_rate(entry, rule)) for rule in (*rules, "lbfgs")]
+        seconds = _median(lambda: race(Surface.of(entry), competitors, [entry.start], 500), rounds)  # noqa: B023
+        worst = max(worst, (seconds, entry.title))
+    rows = [(f"{len(rules) + 1} optimizers × 500 steps, slowest surface ({worst[1]})", f"{worst[0]:.2f} s", "≤ 0.5 s")]
+    for name in ("himmelblau", "goldstein-price"):
+        entry = SURFACES[name]
+        competitor = Competitor("adam", default_rate(entry, "adam"))
+        ours = _median(lambda: basins(Surface.of(entry), competitor, 61, 600), rounds)  # noqa: B023
+        sample = np.array([entry.start] * 1)
+        theirs = _median(lambda: torch_path(entry.formula, competitor, sample, 600), rounds) * 61**2  # noqa: B023
+        rows.append((f"basins of 61 × 61 starts × 600 steps, Adam, {entry.title}", f"{ours:.2f} s", "≤ 1 s"))
+        what = f"– the same by torch.optim, start by start (one of them × {61**2})"
+        rows.append((what, f"{theirs:.0f} s = {theirs / ours:.0f} ×", "≥ 50 ×"))
+    return rows
+
+
+def _median(work: Callable[[], Any], rounds: int) -> float:
+    work()
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--starts", type=int, default=20, help=f"of each rule on each surface; {SETTINGS} at least")
+    parser.add_argument("--surfaces", nargs="+", choices=tuple(SURFACES), default=tuple(SURFACES), metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    print(headline(), f"load {os.getloadavg()[0]:.1f}", sep="\n")
+    entries = [SURFACES[name] for name in given.surfaces]
+    rows = speed_rows(given.rounds)
+    rows += agreement_rows(all_agreements(entries, given.starts, given.steps, print))
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()

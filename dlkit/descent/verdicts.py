@@ -1,0 +1,166 @@
+"""What became of a path, by its numbers: converged, stuck, cycling, diverged, left the domain, or still under way."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from dlkit.descent.losses import Array, Loss, is_inside, known_value
+from dlkit.descent.race import FARTHEST, Chance, Path
+from dlkit.words import number
+
+
+class Status(StrEnum):
+    CONVERGED = "converged"
+    STUCK = "stuck"
+    CYCLING = "cycling"
+    DIVERGED = "diverged"
+    LEFT = "left the domain"
+    MOVING = "still moving"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a path, and the evidence in a sentence; `gap`: how far above the known minimum it ended."""
+
+    status: Status
+    reason: str
+    gap: float | None
+
+
+#: a minimum this near, by Newton's step, as a share of the domain's diagonal, is reached
+NEAR = 1e-4
+#: two minima whose values differ by less, as a share of the largest value, are equally good
+EQUAL = 1e-3
+#: how many of the last steps are looked at, as a share of all; and how many at least
+LAST_SHARE, LAST_STEPS = 0.2, 10
+#: whoever goes less than this share of the way that it walks goes round in circles
+CIRCLE = 0.1
+
+
+def verdict(loss: Loss, path: Path, chance: Chance | None = None) -> Verdict:
+    """Tell what became of a path."""
+    best, value = known_value(loss), float(path.values[-1])
+    gap = value - best if best is not None and math.isfinite(value) else None
+    status, reason = _judge(loss, path, chance or Chance())
+    return Verdict(status, reason, gap)
+
+
+def _judge(loss: Loss, path: Path, chance: Chance) -> tuple[Status, str]:
+    end = path.points[-1]
+    is_off = not (np.isfinite(end).all() and (np.abs(end) <= FARTHEST).all())
+    if path.is_cut and not is_off:
+        where = f"({number(end[0])}, {number(end[1])})"
+        return Status.LEFT, f"At {where}, after {path.steps} steps, the loss or its gradient is not defined."
+    if is_off or _runs_away(loss, path):
+        return Status.DIVERGED, _why_diverged(loss, path)
+    inside = is_inside(path.points, loss.domain)
+    if not inside[-1]:
+        first = int(len(inside) - inside[::-1].argmax()) if inside.any() else 0
+        return Status.LEFT, f"It is outside the plotted domain since step {first}."
+    look = loss.look(end[None], bends=True)
+    assert look.hessian is not None
+    gradient, curvatures = float(np.linalg.norm(look.gradient[0])), np.linalg.eigvalsh(look.hessian[0])
+    diagonal = math.dist(loss.domain[::2], loss.domain[1::2])
+    if curvatures[0] > 0:
+        step = float(np.linalg.norm(np.linalg.solve(look.hessian[0], look.gradient[0])))
+        if step <= NEAR * diagonal:
+            return Status.CONVERGED, _why_converged(loss, path, gradient, float(curvatures[0]))
+    if path.steps == 0:
+        return Status.MOVING, "It has taken no step."
+    window = path.points[-max(LAST_STEPS, round(LAST_SHARE * path.steps)) - 1 :]
+    walked = float(np.linalg.norm(np.diff(window, axis=0), axis=1).sum())
+    gone, steps = float(np.linalg.norm(window[-1] - window[0])), len(window) - 1
+    if walked <= NEAR * diagonal:
+        return Status.STUCK, _why_stuck(path, gradient, curvatures, walked, steps)
+    if gone < CIRCLE * walked and path.values[-1] > path.values[: len(path.values) - steps].min() - 1e-12:
+        return Status.CYCLING, _why_cycling(path, chance, gradient, curvatures, walked, gone, steps)
+    return Status.MOVING, f"Its last {steps} steps went {number(gone)}; the gradient's norm is {number(gradient)}."
+
+
+def _runs_away(loss: Loss, path: Path) -> bool:
+    """Tell whether a path that still is in the plane leaves it: far out, and farther with every step."""
+    left, right, low, high = loss.domain
+    middle, half = np.array(((left + right) / 2, (low + high) / 2)), max(right - left, high - low) / 2
+    distances = np.abs(path.points - middle).max(1) / half
+    return bool(len(distances) > 2 and distances[-1] > 10 and (np.diff(distances[-3:]) > 0).all())
+
+
+def edge(rule: str, settings: dict[str, float]) -> float | None:
+    """Return the product of rate and curvature from which a rule moves away from a quadratic's minimum; None: unknown.
+
+    2 for gradient descent; with momentum μ it is 2(1 + μ), and 2(1 + μ)/(1 + 2μ) for Nesterov's as torch computes it:
+    where a root of the step's characteristic polynomial reaches −1.
+    """
+    momentum = settings.get("momentum", 0.0)
+    return {
+        "gradient-descent": 2.0,
+        "sgd": 2.0,
+        "momentum": 2 * (1 + momentum),
+        "nesterov": 2 * (1 + momentum) / (1 + 2 * momentum),
+    }.get(rule)
+
+
+def _why_diverged(loss: Loss, path: Path) -> str:
+    values = path.values[np.isfinite(path.values)]
+    steps = path.steps
+    if len(values) > 1 and values[-1] < values[0] and values[-1] == values.min():
+        return f"The loss falls without end: it is {number(float(values[-1]))} after {steps} steps."
+    if path.competitor.rule == "newton":
+        last = path.bends[-1] if path.bends is not None and len(path.bends) else None
+        if last is not None and abs(last[0] * last[2] - last[1] ** 2) < 1e-12:
+            return f"At step {steps} the Hessian has no inverse, so there is nothing to divide the gradient by."
+    limit = edge(path.competitor.rule, path.competitor.all_settings())
+    inside = path.points[:-1][is_inside(path.points[:-1], loss.domain)]
+    if limit is not None and len(inside) and steps:
+        hessians = loss.look(inside, bends=True).hessian
+        assert hessians is not None
+        bends = np.abs(np.linalg.eigvalsh(np.nan_to_num(hessians))).max()
+        product = float(path.rates.max() * bends)
+        if product > limit:
+            return (
+                f"Diverged at step {steps}: learning rate × largest curvature on its way is {number(product)}, "
+                f"more than {number(limit)}."
+            )
+    growth = number(float(np.abs(path.points[-1]).max()))
+    return f"Diverged at step {steps}: a coordinate has reached {growth}, and each step is larger than the one before."
+
+
+def _why_converged(loss: Loss, path: Path, gradient: float, curvature: float) -> str:
+    value, best = float(path.values[-1]), known_value(loss)
+    evidence = f"The gradient's norm is {number(gradient)}, and it curves up in every direction ({number(curvature)})."
+    if best is None:
+        return f"A minimum. {evidence}"
+    scale = max(1.0, abs(best), float(np.nanmax(np.abs(path.values))))
+    if value - best > EQUAL * min(scale, 1.0):
+        return f"A local minimum: {number(value - best)} above the lowest. {evidence}"
+    return f"The lowest point: {number(max(0.0, value - best))} above it. {evidence}"
+
+
+def _why_stuck(path: Path, gradient: float, curvatures: Array, walked: float, steps: int) -> str:
+    slow = f"Its last {steps} steps went {number(walked)} in all: the gradient's norm is {number(gradient)}"
+    least, most = float(curvatures[0]), float(curvatures[1])
+    if most < 0:
+        return f"{slow}, at a maximum: it curves down in every direction."
+    if least < 0 < most and gradient < 1e-2 * max(-least, most):
+        return f"{slow}, near a saddle, with curvatures {number(least)} and {number(most)}."
+    if float(path.rates[-1]) * gradient < walked / steps * 2 and gradient < 1e-3:
+        return f"{slow}, as on a plateau."
+    return f"{slow}, and at a rate of {number(float(path.rates[-1]))} it hardly moves."
+
+
+def _why_cycling(
+    path: Path, chance: Chance, gradient: float, curvatures: Array, walked: float, gone: float, steps: int
+) -> str:
+    round_ = f"Its last {steps} steps walked {number(walked)} and came {number(gone)} far"
+    is_noisy = not path.competitor.entry.is_exact and (
+        chance.noise or chance.present < 1 or path.competitor.batch is not None
+    )
+    if is_noisy:
+        return f"{round_}: the noise of its gradients keeps it moving. A smaller rate, or a falling one, calms it."
+    limit = edge(path.competitor.rule, path.competitor.all_settings())
+    product = float(path.rates[-1] * np.abs(curvatures).max())
+    if limit is not None and product > 0.9 * limit:
+        return f"{round_}: learning rate × curvature is {number(product)} here, and the edge is {number(limit)}."
+    return f"{round_}: its steps are as long as the rate, not as the gradient ({number(gradient)}). Let the rate fall."

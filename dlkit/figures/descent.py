@@ -1,0 +1,200 @@
+"""What the descent page draws in the browser: a surface, paths on it, and the numbers of one optimizer's steps.
+
+The browser gets all steps at once and moves through them by itself, so the message is kept small: arrays are float32
+in base64, long paths every so many steps.
+"""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dlkit.catalog.updates import GIVEN, SYMBOLS
+from dlkit.descent.losses import Array, Loss, grid
+from dlkit.descent.maps import Basins, Sweep
+from dlkit.descent.race import Path, explained
+from dlkit.descent.verdicts import Verdict
+from dlkit.figures.palette import MARK
+from dlkit.words import escape_html
+
+GRID = 61  # places along each side
+MOST_NUMBERS = 18_100  # of all paths together: twelve of 500 steps
+#: told apart by most colour-blind readers, on light and on dark: Okabe and Ito's, then Tol's
+COLOURS = (
+    "#0072b2",
+    "#e07020",
+    "#009e73",
+    "#cc79a7",
+    "#a67c00",
+    "#56a5d8",
+    "#d04040",
+    "#7a5fb5",
+    "#5c8a3a",
+    "#8a8f98",
+    "#b5548e",
+    "#2f8f8f",
+    "#946b4a",
+    "#6b7fd6",
+)
+
+
+def scene(
+    loss: Loss, paths: Sequence[Path], verdicts: Sequence[Verdict], names: Sequence[str], *, is_logarithmic: bool
+) -> dict[str, Any]:
+    """Return what the browser draws: the surface on a grid, all paths, and what became of them."""
+    across, up, points = grid(loss.domain, GRID)
+    stride = max(1, -(-sum(3 * len(path.points) for path in paths) // MOST_NUMBERS))
+    unit = min(path.evaluations for path in paths) * stride
+    return {
+        "across": [float(across[0]), float(across[-1])],
+        "up": [float(up[0]), float(up[-1])],
+        "count": GRID,
+        "surface": packed(loss.look(points).value),
+        "logarithmic": is_logarithmic,
+        "minima": [list(point) for point in loss.minima],
+        "unit": unit,
+        "stride": stride,
+        "ticks": max(round(path.evaluations * path.steps / unit) for path in paths),
+        "paths": [
+            {
+                "name": escape_html(name),
+                "colour": COLOURS[place % len(COLOURS)],
+                "status": str(told.status),
+                "reason": escape_html(told.reason),
+                "step": path.evaluations * stride,
+                "points": packed(np.column_stack((path.points, path.values))[::stride]),
+            }
+            for place, (path, told, name) in enumerate(zip(paths, verdicts, names, strict=True))
+        ],
+    }
+
+
+def microscope(path: Path, place: int, stride: int) -> dict[str, Any]:
+    """Return the lines of a path's rule as MathML, with a slot for each number, and the numbers of each step.
+
+    `place`: which of the scene's paths it is. A slot is a `<mn data-slot>`; of what a rule remembers, the one before.
+    """
+    steps = list(explained(path))[::stride]
+    formulas = path.competitor.entry.formulas(path.competitor.all_settings())
+    settings = path.competitor.all_settings()
+    lines, known, used = [], {*path.competitor.entry.memory, *GIVEN} & {*formulas, *path.competitor.entry.memory}, set()
+    for name, formula in formulas.items():
+        words, slots = {}, {}
+        for inner in formula.names():
+            slot = f"before {inner}" if inner in known else inner
+            words[inner] = _symbol(inner, slot != inner, inner in settings)
+            slots[inner] = f"<mn data-slot='{slot}'></mn>"
+            used.add(slot)
+        known.discard(name)
+        used.add(name)
+        lines.append(
+            {
+                "name": _symbol(name, False, False),
+                "formula": formula.mathml(words),
+                "numbers": formula.mathml(slots, are_numbers=True),
+                "slot": name,
+            }
+        )
+    values = {slot: _column(steps, slot) for slot in sorted(used)} if steps else {}
+    return {"path": place, "lines": lines, "values": values}
+
+
+def _column(steps: Sequence[dict[str, Array]], slot: str) -> dict[str, Any]:
+    """Return one name's numbers over the steps: one for both coordinates, or one for each."""
+    arrays = [np.asarray(step[slot], dtype=float).reshape(-1) for step in steps]
+    if slot.startswith("before ") and arrays[0].size != arrays[-1].size:  # memory begins as a number
+        arrays = [np.broadcast_to(array, arrays[-1].shape) for array in arrays]
+    table = np.stack(arrays)
+    if (table == table[0]).all() and table.shape[1] == 1:
+        return {"width": 0, "numbers": packed(table[0])}
+    return {"width": table.shape[1], "numbers": packed(table)}
+
+
+def _symbol(name: str, is_before: bool, is_setting: bool) -> str:
+    """Write a name as MathML: settings plainly, all else with the step as its index."""
+    latex = SYMBOLS[name]
+    accent = "^" if latex.startswith(r"\hat") else ""
+    plain = latex.removeprefix(r"\hat ").replace("'", "′")
+    base, _, index = plain.partition("_")
+    letter = _GREEK.get(base, base)
+    symbol = f"<mi>{letter}</mi>"
+    if accent:
+        symbol = f"<mover>{symbol}<mo>^</mo></mover>"
+    if index:
+        symbol = f"<msub>{symbol}<mn>{index}</mn></msub>"
+    if is_setting or name in ("t", "rate"):
+        return symbol
+    if is_before and name in GIVEN:  # the gradient as it was, before weight decay was added
+        return "<mrow><mo>∇</mo><mi>f</mi></mrow>"
+    return f"<msub>{symbol}<mrow>{'<mi>t</mi><mo>−</mo><mn>1</mn>' if is_before else '<mi>t</mi>'}</mrow></msub>"
+
+
+_GREEK = {
+    r"\eta": "η",
+    r"\Delta": "Δ",
+    r"\beta": "β",
+    r"\epsilon": "ε",
+    r"\rho": "ρ",
+    r"\rho^\infty": "ρ∞",
+    r"\alpha": "α",
+    r"\mu": "μ",
+    r"\mu′": "μ′",
+    r"\pi": "Π",
+    r"\lambda": "λ",
+    r"\psi": "ψ",
+    r"\gamma": "γ",
+}
+
+
+def packed(values: Array) -> str:
+    """Return an array as base64 of little-endian float32, row by row."""
+    with np.errstate(over="ignore"):
+        return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
+
+
+def basins_figure(found: Basins, title: str) -> go.Figure:
+    """Draw which minimum each start ends in, by colour; grey: in none."""
+    shown = np.where(found.ends < 0, np.nan, found.ends)
+    count = max(1, len(found.minima))
+    picked = [COLOURS[place % len(COLOURS)] for place in range(count)]
+    edges = [place / count for place in range(count + 1)]
+    scale = [[edge, colour] for place, colour in enumerate(picked) for edge in edges[place : place + 2]]
+    figure = go.Figure(
+        go.Heatmap(
+            x=found.across,
+            y=found.up,
+            z=shown,
+            colorscale=scale,
+            zmin=-0.5,
+            zmax=count - 0.5,
+            showscale=False,
+            hovertemplate="from x %{x:.2f}, y %{y:.2f}<extra></extra>",
+        )
+    )
+    figure.add_scatter(
+        x=[x for x, _ in found.minima],
+        y=[y for _, y in found.minima],
+        mode="markers",
+        marker={"symbol": "star", "size": 12, "color": "white", "line": {"color": "black", "width": 1}},
+        hovertemplate="minimum x %{x:.4f}, y %{y:.4f}<extra></extra>",
+    )
+    figure.update_layout(title=title, showlegend=False, margin={"l": 40, "r": 10, "t": 40, "b": 40}, plot_bgcolor=MARK)
+    figure.update_xaxes(title="start x")
+    figure.update_yaxes(title="start y")
+    return figure
+
+
+def sweep_figure(sweeps: Sequence[tuple[str, Sweep]]) -> go.Figure:
+    """Draw the steps to the target against the rate, and the edge of stability where it is known."""
+    figure = go.Figure()
+    for place, (name, found) in enumerate(sweeps):
+        colour = COLOURS[place % len(COLOURS)]
+        figure.add_scatter(x=found.rates, y=found.steps, mode="lines+markers", name=name, line={"color": colour})
+        if found.edge is not None:
+            figure.add_vline(found.edge, line={"color": colour, "dash": "dot"})
+    figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})
+    figure.update_xaxes(title="learning rate", type="log")
+    figure.update_yaxes(title="steps to the target", type="log")
+    return figure

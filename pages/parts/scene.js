@@ -1,0 +1,222 @@
+// A surface in three dimensions and from above, paths on it, and one step with its numbers. All steps are here: moving
+// through them asks the server nothing. Camera and zoom stay as they are when new paths come.
+
+const PLOTLY = "/vendor/plotly.js";
+const FRAME_MILLISECONDS = 60;
+
+export default function ({ data, parentElement }) {
+  const root = parentElement.querySelector(".scene");
+  const state = root.state ?? (root.state = { tick: 0, playing: false, coordinate: 0 });
+  state.data = read(data);
+  if (!state.hasTick) state.tick = Math.min(state.data.ticks, Math.round(state.data.ticks));
+  state.tick = Math.min(state.tick, state.data.ticks);
+  state.hasTick = true;
+  loadPlotly().then(() => {
+    wire(root, state);
+    draw(root, state);
+  }, () => (root.querySelector(".fault").textContent = "The plots could not be loaded. Reload the page."));
+  return () => stop(root, state);
+}
+
+function loadPlotly() {
+  if (window.Plotly) return Promise.resolve();
+  window.dlkitPlotly ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    Object.assign(script, { src: PLOTLY, onload: resolve, onerror: reject });
+    document.head.append(script);
+  });
+  return window.dlkitPlotly;
+}
+
+function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+
+function read(data) {
+  const surface = unpacked(data.surface), { count } = data;
+  const finite = surface.filter(Number.isFinite);
+  const paths = data.paths.map((path) => {
+    const numbers = unpacked(path.points), columns = [[], [], []];
+    numbers.forEach((number, place) => columns[place % 3].push(number));
+    const [x, y, values] = columns;
+    return { ...path, x, y, values };
+  });
+  const least = finite.reduce((one, other) => Math.min(one, other), Infinity);
+  const height = data.logarithmic ? (value) => Math.log10(1 + Math.max(0, value - least)) : (value) => value;
+  const line = ([first, last]) => Array.from({ length: count }, (_, at) => first + ((last - first) * at) / (count - 1));
+  const rows = Array.from({ length: count }, (_, row) =>
+    Array.from(surface.subarray(row * count, (row + 1) * count), (value) => (Number.isFinite(value) ? height(value) : null)));
+  for (const path of paths) path.heights = path.values.map((value) => (Number.isFinite(value) ? height(value) : null));
+  const microscope = data.microscope && {
+    ...data.microscope,
+    values: Object.fromEntries(Object.entries(data.microscope.values).map(
+      ([slot, { width, numbers }]) => [slot, { width, numbers: unpacked(numbers) }])),
+  };
+  return { ...data, paths, rows, across: line(data.across), up: line(data.up), microscope };
+}
+
+function stepOf(path, tick, data) {
+  return Math.min(path.x.length - 1, Math.floor((tick * data.unit) / path.step + 1e-9));
+}
+
+function colours(root) {
+  const style = getComputedStyle(root);
+  const of = (name, otherwise) => style.getPropertyValue(name).trim() || otherwise;
+  return { text: of("--st-text-color", "#1b1f24"), back: of("--st-background-color", "#fff"),
+           soft: of("--st-secondary-background-color", "#f3f6f9") };
+}
+
+function traces(data, tick, spatial) {
+  const line = spatial ? { type: "scatter3d" } : { type: "scatter" };
+  return data.paths.flatMap((path) => {
+    const step = stepOf(path, tick, data), until = step + 1;
+    const way = { x: path.x.slice(0, until), y: path.y.slice(0, until) };
+    const head = { x: [path.x[step]], y: [path.y[step]] };
+    if (spatial) Object.assign(way, { z: path.heights.slice(0, until) }), Object.assign(head, { z: [path.heights[step]] });
+    const name = { name: path.name, legendgroup: path.name, hoverinfo: "name" };
+    return [
+      { ...line, ...name, ...way, mode: "lines", line: { color: path.colour, width: spatial ? 5 : 2 }, showlegend: false },
+      { ...line, ...name, ...head, mode: "markers", marker: { color: path.colour, size: spatial ? 5 : 9 }, showlegend: false },
+    ];
+  });
+}
+
+function draw(root, state) {
+  const { data, tick } = state, { text, back, soft } = colours(root);
+  const font = { color: text, family: "inherit" }, paper = { paper_bgcolor: back, font };
+  const plain = { ...paper, plot_bgcolor: soft, margin: { l: 40, r: 10, t: 10, b: 35 }, uirevision: "keep", showlegend: false };
+  const options = { displayModeBar: false, responsive: true };
+  const scale = { colorscale: "Viridis", showscale: false };
+  const heightTitle = data.logarithmic ? "log₁₀(1 + loss − lowest)" : "loss";
+  const axis = { color: text, gridcolor: soft, backgroundcolor: back };
+  const show = (name, drawn, layout) => Plotly.react(root.querySelector(`.${name}`), drawn, layout, options);
+  const surface = { type: "surface", x: data.across, y: data.up, z: data.rows, ...scale, opacity: 0.85, hoverinfo: "skip" };
+  show("space", [surface, ...traces(data, tick, true)], {
+    ...paper, margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: "keep", showlegend: false,
+    scene: { uirevision: "keep", xaxis: { ...axis, title: { text: "x" }, range: data.limits?.x ?? ends(data.across) },
+             yaxis: { ...axis, title: { text: "y" }, range: ends(data.up) },
+             zaxis: { ...axis, title: { text: heightTitle } } } });
+  const contour = { type: "contour", x: data.across, y: data.up, z: data.rows, ...scale, ncontours: 25, hoverinfo: "skip" };
+  const minima = { type: "scatter", mode: "markers", x: data.minima.map(([x]) => x), y: data.minima.map(([, y]) => y),
+                   marker: { symbol: "star", size: 12, color: "#fff", line: { color: "#000", width: 1 } },
+                   name: "minimum", hoverinfo: "name" };
+  show("plane", [contour, minima, ...traces(data, tick, false)], {
+    ...plain, xaxis: { title: { text: "x" }, range: ends(data.across), gridcolor: back, zeroline: false },
+    yaxis: { title: { text: "y" }, range: ends(data.up), gridcolor: back, zeroline: false } });
+  const curves = (of) => data.paths.map((path) => ({
+    type: "scatter", mode: "lines", name: path.name, line: { color: path.colour, width: 1.5 },
+    x: path.x.map((_, step) => step * path.step), y: of(path) }));
+  const now = { type: "line", x0: tick * data.unit, x1: tick * data.unit, y0: 0, y1: 1, yref: "paper", line: { color: text, width: 1 } };
+  const below = (title, log) => ({ ...plain, shapes: [now], xaxis: { title: { text: "gradient evaluations" }, gridcolor: back },
+    yaxis: { title: { text: title }, type: log ? "log" : "linear", gridcolor: back, exponentformat: "power" } });
+  const lowest = Math.min(...data.paths.flatMap((path) => path.values.filter(Number.isFinite)), ...(data.lowest == null ? [] : [data.lowest]));
+  const above = (path) => path.values.map((value) => value - lowest);
+  show("loss", curves((path) => above(path).map((value) => (value > 0 ? value : null))), below("loss − lowest", true));
+  const lengths = (path) => path.x.map((x, at) => at ? Math.hypot(x - path.x[at - 1], path.y[at] - path.y[at - 1]) || null : null);
+  show("length", curves(lengths), below("length of a step", true));
+  root.querySelector(".tick").max = data.ticks;
+  legend(root, data);
+  follow(root, state);
+}
+
+function ends(line) {
+  return [line[0], line[line.length - 1]];
+}
+
+function legend(root, data) {
+  const list = root.querySelector(".legend");
+  list.replaceChildren(...data.paths.map((path) => {
+    const item = document.createElement("li"), dot = document.createElement("span");
+    dot.style.background = path.colour;
+    item.title = unescaped(path.reason);
+    item.append(dot, `${unescaped(path.name)}: ${path.status}`);
+    return item;
+  }));
+}
+
+function unescaped(text) {
+  const area = document.createElement("textarea");
+  area.innerHTML = text;
+  return area.value;
+}
+
+// What changes with the step alone: the paths so far, the line in the curves, the numbers.
+function move(root, state) {
+  const { data, tick } = state;
+  for (const [name, spatial, first] of [["space", true, 1], ["plane", false, 2]]) {
+    const drawn = traces(data, tick, spatial), keys = spatial ? ["x", "y", "z"] : ["x", "y"];
+    const update = Object.fromEntries(keys.map((key) => [key, drawn.map((trace) => trace[key])]));
+    Plotly.restyle(root.querySelector(`.${name}`), update, drawn.map((_, place) => place + first));
+  }
+  for (const name of ["loss", "length"])
+    Plotly.relayout(root.querySelector(`.${name}`), { "shapes[0].x0": tick * data.unit, "shapes[0].x1": tick * data.unit });
+  follow(root, state);
+}
+
+function follow(root, state) {
+  const { data, tick } = state;
+  root.querySelector(".tick").value = tick;
+  root.querySelector(".place").textContent = `${Math.round(tick * data.unit)} of ${Math.round(data.ticks * data.unit)}`;
+  explain(root, state);
+}
+
+function explain(root, state) {
+  const { data, tick, coordinate } = state, glass = data.microscope, box = root.querySelector(".microscope");
+  box.hidden = !glass || !Object.keys(glass.values).length;
+  if (box.hidden) return;
+  const path = data.paths[glass.path], step = Math.max(0, stepOf(path, tick, data) - 1);
+  if (box.glass !== glass) {
+    box.glass = glass;
+    box.querySelector(".lines").innerHTML = glass.lines.map((line) =>
+      `<math display="block"><mrow>${line.name}<mo>=</mo>${line.formula}<mo>=</mo>${line.numbers}<mo>=</mo>` +
+      `<mn class="result" data-slot="${line.slot}"></mn></mrow></math>`).join("");
+  }
+  const letter = coordinate ? "y" : "x";
+  box.querySelector(".title").textContent =
+    `${unescaped(path.name)}, step ${step * data.stride + 1}, coordinate ${letter}: ` +
+    `${letter} = ${written((coordinate ? path.y : path.x)[step])}, after it ${written((coordinate ? path.y : path.x)[step + 1])}`;
+  for (const slot of box.querySelectorAll("[data-slot]")) {
+    const { width, numbers } = glass.values[slot.dataset.slot];
+    const value = width === 0 ? numbers[0] : numbers[step * width + Math.min(coordinate, width - 1)];
+    slot.textContent = slot.classList.contains("result") || value >= 0 ? written(value) : `(${written(value)})`;
+  }
+}
+
+function written(value) {
+  if (value === undefined || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const size = Math.abs(value);
+  const text = size && (size < 1e-3 || size >= 1e5) ? value.toExponential(3).replace("e", "·10^") : String(Number(value.toPrecision(5)));
+  return text.replace(/-/g, "−").replace("^+", "^");
+}
+
+function wire(root, state) {
+  if (root.isWired) return;
+  root.isWired = true;
+  const go = (tick) => {
+    state.tick = Math.max(0, Math.min(state.data.ticks, tick));
+    state.pending ??= requestAnimationFrame(() => { state.pending = null; move(root, state); });
+  };
+  const slider = root.querySelector(".tick");
+  slider.addEventListener("input", () => { stop(root, state); go(Number(slider.value)); });
+  root.querySelector(".back").addEventListener("click", () => { stop(root, state); go(state.tick - 1); });
+  root.querySelector(".on").addEventListener("click", () => { stop(root, state); go(state.tick + 1); });
+  root.querySelector(".play").addEventListener("click", () => {
+    if (state.playing) return stop(root, state);
+    if (state.tick >= state.data.ticks) state.tick = 0;
+    const pace = Math.max(1, Math.round(state.data.ticks / 200));
+    root.querySelector(".play").textContent = "Pause";
+    state.playing = setInterval(() => (state.tick >= state.data.ticks ? stop(root, state) : go(state.tick + pace)), FRAME_MILLISECONDS);
+  });
+  for (const button of root.querySelectorAll(".coordinate")) button.addEventListener("click", () => {
+    state.coordinate = Number(button.value);
+    explain(root, state);
+  });
+}
+
+function stop(root, state) {
+  clearInterval(state.playing);
+  state.playing = false;
+  root.querySelector(".play").textContent = "Play";
+}

@@ -29,8 +29,8 @@ Values = Mapping[str, Value]
 Function = Callable[[Values], Value]
 
 CONSTANTS = {"pi": math.pi, "e": math.e}
-UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-BINARY = {
+UNARY: dict[type[ast.unaryop], Callable[..., Value]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+BINARY: dict[type[ast.operator], Callable[..., Value]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -144,7 +144,7 @@ class _Reader:
         if type(node.value) not in (int, float):
             raise self._refused(node, f"{str(node.value)[:20]} is not a real number.")
         try:
-            value = float(node.value)
+            value = float(node.value)  # type: ignore[arg-type]  # it is a number
         except OverflowError:
             value = math.inf
         if math.isinf(value):
@@ -321,8 +321,8 @@ class _Writer:
     def _part(self, node: ast.expr) -> _Written:
         put = self._notation
         match node:
-            case ast.Constant(value=value):
-                return _Written(put.number(float(value)), _POWER if _digits(float(value))[1] else _ATOM, True)
+            case ast.Constant(value=int() | float() as value):
+                return _Written(put.number(value), _POWER if _digits(value)[1] else _ATOM, True)
             case ast.Name(id=name) if name in self._symbols:
                 symbol = self._symbols[name]
                 is_negative = symbol.startswith("-")

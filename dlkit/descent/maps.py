@@ -52,6 +52,7 @@ def _sorted_by_minimum(loss: Loss, points: Array) -> tuple[NDArray[np.int64], tu
     with np.errstate(all="ignore"):
         for _ in range(20):
             look = loss.look(now, bends=True)
+            assert look.hessian is not None
             hessian = np.nan_to_num(look.hessian)
             curvatures = np.linalg.eigvalsh(hessian)
             is_near &= (curvatures[:, 0] > 0) & np.isfinite(look.gradient).all(1)

@@ -7,6 +7,7 @@ step): whoever races meets the same noise and the same minibatches. No point is 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ class Walker:
     ) -> dict[str, Array]:
         """Take a step and return every value that it went by, by the names of the rule's lines."""
         self._step += 1
-        values = {"w": points, "g": gradient, "t": np.float64(self._step), "rate": rate}
+        values: dict[str, Any] = {"w": points, "g": gradient, "t": np.float64(self._step), "rate": rate}
         values |= self._settings | self.memory
         if bends is not None:
             values |= {"g_other": gradient[:, ::-1], "h": bends[:, [0, 2]], "h_other": bends[:, [2, 0]]}
@@ -216,7 +217,7 @@ class Group:
         """Yield the path from each start, to where it was no point of the plane any more, or far beyond it."""
         for row, (x, y) in enumerate(self._starts.tolist()):
             points = self._points[:, row]
-            is_lost = ~(np.isfinite(points).all(1) & (np.abs(points) <= FARTHEST).all(1))
+            is_lost = np.asarray(~(np.isfinite(points).all(1) & (np.abs(points) <= FARTHEST).all(1)))
             is_lost[:-1] |= ~np.isfinite(self._gradients[:, row]).all(1)
             last = int(is_lost.argmax()) if is_lost.any() else self.steps
             yield Path(
@@ -296,7 +297,7 @@ def explained(path: Path) -> Iterator[dict[str, Array]]:
     with np.errstate(all="ignore"):
         for at in range(path.steps):
             rows = slice(at, at + 1)
-            before = {f"before {name}": value for name, value in walker.memory.items()}
+            before: dict[str, Any] = {f"before {name}": value for name, value in walker.memory.items()}
             before["before g"] = path.gradients[rows]
             bends = None if path.bends is None else path.bends[rows]
             yield before | walker.explain(path.points[rows], path.gradients[rows], np.float64(path.rates[at]), bends)

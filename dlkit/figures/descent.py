@@ -20,6 +20,7 @@ from dlkit.figures.palette import MARK
 from dlkit.words import escape_html
 
 GRID = 61  # places along each side
+UNDEFINED_BITS = 0xFFFF
 MOST_NUMBERS = 18_100  # of all paths together: twelve of 500 steps
 #: told apart by most colour-blind readers, on light and on dark: Okabe and Ito's, then Tol's
 COLOURS = (
@@ -45,13 +46,17 @@ def scene(
 ) -> dict[str, Any]:
     """Return what the browser draws: the surface on a grid, all paths, and what became of them."""
     across, up, points = grid(loss.domain, GRID)
+    values = loss.look(points).value
+    lowest = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
+    heights = np.log10(1 + values - lowest) if is_logarithmic else values
     stride = max(1, -(-sum(3 * len(path.points) for path in paths) // MOST_NUMBERS))
     unit = min(path.evaluations for path in paths) * stride
     return {
         "across": [float(across[0]), float(across[-1])],
         "up": [float(up[0]), float(up[-1])],
         "count": GRID,
-        "surface": packed(loss.look(points).value),
+        **_surface(heights),
+        "lowest": lowest,
         "logarithmic": is_logarithmic,
         "minima": [list(point) for point in loss.minima],
         "unit": unit,
@@ -74,7 +79,8 @@ def scene(
 def microscope(path: Path, place: int, stride: int) -> dict[str, Any]:
     """Return the lines of a path's rule as MathML, with a slot for each number, and the numbers of each step.
 
-    `place`: which of the scene's paths it is. A slot is a `<mn data-slot>`; of what a rule remembers, the one before.
+    `place`: which of the scene's paths it is. A slot is a `<mn data-slot>`. What a rule remembers from the step before
+    is not sent again: it is `of` another slot, and begins as `first`.
     """
     steps = list(explained(path))[::stride]
     formulas = path.competitor.entry.formulas(path.competitor.all_settings())
@@ -97,7 +103,12 @@ def microscope(path: Path, place: int, stride: int) -> dict[str, Any]:
                 "slot": name,
             }
         )
-    values = {slot: _column(steps, slot) for slot in sorted(used)} if steps else {}
+    memory = path.competitor.entry.memory
+    values: dict[str, Any] = {}
+    for slot in sorted(used) if steps else ():
+        name = slot.removeprefix("before ")
+        is_last = stride == 1 and name != slot and name in memory and name in used
+        values[slot] = {"of": name, "first": memory[name]} if is_last else _column(steps, slot)
     return {"path": place, "lines": lines, "values": values}
 
 
@@ -146,6 +157,15 @@ _GREEK = {
     r"\psi": "ψ",
     r"\gamma": "γ",
 }
+
+
+def _surface(heights: Array) -> dict[str, Any]:
+    """Return heights as base64 of 16 bits each, between the least and the most; all bits: not defined."""
+    is_there = np.isfinite(heights)
+    low, high = (float(heights[is_there].min()), float(heights[is_there].max())) if is_there.any() else (0.0, 0.0)
+    steps = np.where(is_there, np.round((heights - low) / ((high - low) or 1.0) * UNDEFINED_BITS - 0.5), 0)
+    bits = np.where(is_there, np.clip(steps, 0, UNDEFINED_BITS - 1), UNDEFINED_BITS).astype("<u2")
+    return {"surface": base64.b64encode(bits.tobytes()).decode(), "heights": [low, high]}
 
 
 def packed(values: Array) -> str:

@@ -28,30 +28,33 @@ function loadPlotly() {
   return window.dlkitPlotly;
 }
 
+function bytesOf(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
 function unpacked(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
+  return new Float32Array(bytesOf(text).buffer);
 }
 
 function read(data) {
-  const surface = unpacked(data.surface), { count } = data;
-  const finite = surface.filter(Number.isFinite);
+  const { count } = data, [low, high] = data.heights;
+  const bits = new Uint16Array(bytesOf(data.surface).buffer), undefinedBits = 0xffff;
   const paths = data.paths.map((path) => {
     const numbers = unpacked(path.points), columns = [[], [], []];
     numbers.forEach((number, place) => columns[place % 3].push(number));
     const [x, y, values] = columns;
     return { ...path, x, y, values };
   });
-  const least = finite.reduce((one, other) => Math.min(one, other), Infinity);
-  const height = data.logarithmic ? (value) => Math.log10(1 + Math.max(0, value - least)) : (value) => value;
+  const height = data.logarithmic ? (value) => Math.log10(1 + Math.max(0, value - data.lowest)) : (value) => value;
   const line = ([first, last]) => Array.from({ length: count }, (_, at) => first + ((last - first) * at) / (count - 1));
   const rows = Array.from({ length: count }, (_, row) =>
-    Array.from(surface.subarray(row * count, (row + 1) * count), (value) => (Number.isFinite(value) ? height(value) : null)));
+    Array.from(bits.subarray(row * count, (row + 1) * count), (value) =>
+      value === undefinedBits ? null : low + ((high - low) * value) / (undefinedBits - 1)));
   for (const path of paths) path.heights = path.values.map((value) => (Number.isFinite(value) ? height(value) : null));
   const microscope = data.microscope && {
     ...data.microscope,
     values: Object.fromEntries(Object.entries(data.microscope.values).map(
-      ([slot, { width, numbers }]) => [slot, { width, numbers: unpacked(numbers) }])),
+      ([slot, column]) => [slot, column.of ? column : { width: column.width, numbers: unpacked(column.numbers) }])),
   };
   return { ...data, paths, rows, across: line(data.across), up: line(data.up), microscope };
 }
@@ -110,7 +113,7 @@ function draw(root, state) {
   const now = { type: "line", x0: tick * data.unit, x1: tick * data.unit, y0: 0, y1: 1, yref: "paper", line: { color: text, width: 1 } };
   const below = (title, log) => ({ ...plain, shapes: [now], xaxis: { title: { text: "gradient evaluations" }, gridcolor: back },
     yaxis: { title: { text: title }, type: log ? "log" : "linear", gridcolor: back, exponentformat: "power" } });
-  const lowest = Math.min(...data.paths.flatMap((path) => path.values.filter(Number.isFinite)), ...(data.lowest == null ? [] : [data.lowest]));
+  const lowest = Math.min(...data.paths.flatMap((path) => path.values.filter(Number.isFinite)), data.lowest);
   const above = (path) => path.values.map((value) => value - lowest);
   show("loss", curves((path) => above(path).map((value) => (value > 0 ? value : null))), below("loss − lowest", true));
   const lengths = (path) => path.x.map((x, at) => at ? Math.hypot(x - path.x[at - 1], path.y[at] - path.y[at - 1]) || null : null);
@@ -177,10 +180,15 @@ function explain(root, state) {
     `${unescaped(path.name)}, step ${step * data.stride + 1}, coordinate ${letter}: ` +
     `${letter} = ${written((coordinate ? path.y : path.x)[step])}, after it ${written((coordinate ? path.y : path.x)[step + 1])}`;
   for (const slot of box.querySelectorAll("[data-slot]")) {
-    const { width, numbers } = glass.values[slot.dataset.slot];
-    const value = width === 0 ? numbers[0] : numbers[step * width + Math.min(coordinate, width - 1)];
+    const value = numberOf(glass.values, slot.dataset.slot, step, coordinate);
     slot.textContent = slot.classList.contains("result") || value >= 0 ? written(value) : `(${written(value)})`;
   }
+}
+
+function numberOf(values, slot, step, coordinate) {
+  const { of, first, width, numbers } = values[slot];
+  if (of) return step ? numberOf(values, of, step - 1, coordinate) : first;
+  return width === 0 ? numbers[0] : numbers[step * width + Math.min(coordinate, width - 1)];
 }
 
 function written(value) {

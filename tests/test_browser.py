@@ -477,6 +477,7 @@ def test_no_page_is_wider_than_the_screen(
             ("run-settings", "runs", {"run": trained, "tab": "Settings"}),
             ("classify", "predict", {"model": trained}),
             ("run-steered", "runs", {"run": steered}),
+            ("descent", "descent", {}),
         ):
             page = visitor.open(path, **parameters)
             wide = page.evaluate("() => document.scrollingElement.scrollWidth - window.innerWidth")
@@ -592,6 +593,54 @@ def test_start_page_classifies_its_sample(browser: "Browser", server: LiveServer
 
 LONG = {"dataset": "shapes", "strategy": "full", "head_epochs": "0", "epochs": "900", "augmentation": "none"}
 PATIENT_MS = 60_000  # what the worker does may take long on a busy machine
+
+
+def test_descent_is_scrubbed_without_the_server_and_its_camera_stays(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    def eye() -> list[float]:
+        found: list[float] = page.evaluate(
+            "() => Object.values(document.querySelector('.scene .space')._fullLayout.scene._scene.getCamera().eye)"
+        )
+        return found
+
+    with Visitor(browser, server) as visitor:
+        sent: list[str] = []
+        page = visitor.page
+        page.on("websocket", lambda socket: socket.on("framesent", lambda _: sent.append("")))
+        page = visitor.open("descent", surface="ravine")
+        place = page.locator(".scene .place")
+        expect(place).to_have_text("200 of 200", timeout=60_000)
+        page.wait_for_function("() => document.querySelector('.scene .space canvas')", timeout=60_000)
+        page.locator(".scene .player").scroll_into_view_if_needed()
+        before, box = eye(), page.locator(".scene .space").bounding_box()
+        assert box
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2 + 80, box["y"] + box["height"] / 2 + 30, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(500)  # the camera comes to rest
+        turned = eye()
+        assert turned != before
+        settle(page)
+        messages = len(sent)
+        slider, formula = page.locator(".scene .tick"), page.locator(".scene .microscope .lines")
+        last = formula.inner_text()
+        slider.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowLeft")
+        expect(place).to_have_text("195 of 200")
+        page.get_by_role("button", name="One step back").click()
+        expect(place).to_have_text("194 of 200")
+        assert formula.inner_text() != last
+        page.get_by_role("button", name="Play").click()
+        expect(place).to_have_text("200 of 200")
+        assert len(sent) == messages, "moving through the steps asks the server nothing"
+        fill(page, "Steps", "100")
+        expect(place).to_have_text("100 of 100")
+        address_has(page, descent_steps="100")
+        assert eye() == pytest.approx(turned)
+        visitor.picture("descent")
 
 
 def launch(page: "Page") -> str:

@@ -84,7 +84,7 @@ def test_every_view_is_drawn(view):
         ({"descent_steps": "1000000000"}, "from 1 to"),
         ({"descent_start": "90,90"}, "outside the domain"),
         ({"surface": "everest"}, "no surface called"),
-        ({"optimizers": "sgd,skynet"}, "no optimizers called"),
+        ({"optimizers": "sgd,skynet"}, "no optimizer called"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_box(parameters, said):

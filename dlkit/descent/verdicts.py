@@ -111,6 +111,7 @@ def _why_diverged(loss: Loss, path: Path) -> str:
         last = path.bends[-1] if path.bends is not None and len(path.bends) else None
         if last is not None and abs(last[0] * last[2] - last[1] ** 2) < 1e-12:
             return f"At step {steps} the Hessian has no inverse, so there is nothing to divide the gradient by."
+    far = f"It is {number(float(np.abs(path.points[-1]).max()))} out after {steps} steps"
     limit = edge(path.competitor.rule, path.competitor.all_settings())
     inside = path.points[:-1][is_inside(path.points[:-1], loss.domain)]
     if limit is not None and len(inside) and steps:
@@ -120,11 +121,9 @@ def _why_diverged(loss: Loss, path: Path) -> str:
         product = float(path.rates.max() * bends)
         if product > limit:
             return (
-                f"Diverged at step {steps}: learning rate × largest curvature on its way is {number(product)}, "
-                f"more than {number(limit)}."
+                f"{far}: learning rate × largest curvature on its way is {number(product)}, more than {number(limit)}."
             )
-    growth = number(float(np.abs(path.points[-1]).max()))
-    return f"Diverged at step {steps}: a coordinate has reached {growth}, and each step is larger than the one before."
+    return f"{far}, and each step is longer than the one before."
 
 
 def _why_converged(loss: Loss, path: Path, gradient: float, curvature: float) -> str:

@@ -215,6 +215,6 @@ def sweep_figure(sweeps: Sequence[tuple[str, Sweep]]) -> go.Figure:
         if found.edge is not None:
             figure.add_vline(found.edge, line={"color": colour, "dash": "dot"})
     figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})
-    figure.update_xaxes(title="learning rate", type="log")
-    figure.update_yaxes(title="steps to the target", type="log")
+    figure.update_xaxes(title="learning rate", type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="steps to the target", type="log", exponentformat="power", dtick=1)
     return figure

@@ -50,7 +50,7 @@ def choose_many(
         asked = [name for name in st.query_params.get(key, ",".join(default)).split(",") if name]
         for name in asked:
             if name not in options:
-                show_error(UnknownChoice(label.lower(), name, options))
+                show_error(UnknownChoice(label.lower().removesuffix("s"), name, options))
         st.session_state[key] = [name for name in asked if name in options]
     chosen = st.pills(label, options, selection_mode="multi", key=key, format_func=titles)
     _write(key, ",".join(chosen), ",".join(default))

@@ -50,7 +50,9 @@ function read(data) {
   const rows = Array.from({ length: count }, (_, row) =>
     Array.from(bits.subarray(row * count, (row + 1) * count), (value) =>
       value === undefinedBits ? null : low + ((high - low) * value) / (undefinedBits - 1)));
-  for (const path of paths) path.heights = path.values.map((value) => (Number.isFinite(value) ? height(value) : null));
+  const isInside = (x, y) => x >= data.across[0] && x <= data.across[1] && y >= data.up[0] && y <= data.up[1];
+  for (const path of paths)  // what is outside is not drawn in space: it would stretch the axes
+    path.heights = path.values.map((value, at) => (isInside(path.x[at], path.y[at]) ? height(value) : null));
   const microscope = data.microscope && {
     ...data.microscope,
     values: Object.fromEntries(Object.entries(data.microscope.values).map(
@@ -88,7 +90,7 @@ function traces(data, tick, spatial) {
 function draw(root, state) {
   const { data, tick } = state, { text, back, soft } = colours(root);
   const font = { color: text, family: "inherit" }, paper = { paper_bgcolor: back, font };
-  const plain = { ...paper, plot_bgcolor: soft, margin: { l: 40, r: 10, t: 10, b: 35 }, uirevision: "keep", showlegend: false };
+  const plain = { ...paper, plot_bgcolor: soft, margin: { l: 60, r: 10, t: 10, b: 40 }, uirevision: "keep", showlegend: false };
   const options = { displayModeBar: false, responsive: true };
   const scale = { colorscale: "Viridis", showscale: false };
   const heightTitle = data.logarithmic ? "log₁₀(1 + loss − lowest)" : "loss";
@@ -97,9 +99,9 @@ function draw(root, state) {
   const surface = { type: "surface", x: data.across, y: data.up, z: data.rows, ...scale, opacity: 0.85, hoverinfo: "skip" };
   show("space", [surface, ...traces(data, tick, true)], {
     ...paper, margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: "keep", showlegend: false,
-    scene: { uirevision: "keep", xaxis: { ...axis, title: { text: "x" }, range: data.limits?.x ?? ends(data.across) },
+    scene: { uirevision: "keep", xaxis: { ...axis, title: { text: "x" }, range: ends(data.across) },
              yaxis: { ...axis, title: { text: "y" }, range: ends(data.up) },
-             zaxis: { ...axis, title: { text: heightTitle } } } });
+             zaxis: { ...axis, title: { text: heightTitle }, range: data.heights } } });
   const contour = { type: "contour", x: data.across, y: data.up, z: data.rows, ...scale, ncontours: 25, hoverinfo: "skip" };
   const minima = { type: "scatter", mode: "markers", x: data.minima.map(([x]) => x), y: data.minima.map(([, y]) => y),
                    marker: { symbol: "star", size: 12, color: "#fff", line: { color: "#000", width: 1 } },
@@ -195,8 +197,9 @@ function written(value) {
   if (value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
-  const text = size && (size < 1e-3 || size >= 1e5) ? value.toExponential(3).replace("e", "·10^") : String(Number(value.toPrecision(5)));
-  return text.replace(/-/g, "−").replace("^+", "^");
+  if (!size || (size >= 1e-3 && size < 1e5)) return String(Number(value.toPrecision(5))).replace("-", "−");
+  const [digits, power] = value.toExponential(3).split("e");
+  return `${digits.replace("-", "−")}·10${power.replace("+", "").replace(/./g, (letter) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter] ?? "⁻")}`;
 }
 
 function wire(root, state) {

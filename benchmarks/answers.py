@@ -77,7 +77,8 @@ def main() -> int:
     parser.add_argument("--started", help=argparse.SUPPRESS)
     given = parser.parse_args()
     put = printer()
-    prediction.warm_up()  # also sets the number of threads
+    prediction.warm_up()  # as the server does: this also sets the number of threads
+    prediction.choose_format()
     paths = [path for part in ("val", "train") for path in pictures_of(given.folder, part)]
     many = list(islice(cycle(paths), given.pictures))
     for path in dict.fromkeys(many):

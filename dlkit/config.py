@@ -45,6 +45,9 @@ AUTO_MIXING = "mixup", 0.2  # of the strategy auto, once more than the head lear
 SMOOTHING = 0.1  # of the labels, unless the head alone learns
 #: how much of a network's forward pass lies in the last layers that learn, at most
 SHARES = {"last-half": 1 / 2, "last-third": 1 / 3, "last-quarter": 1 / 4}
+#: of the backbone's layers, by what learns: the rate of the last quarter as a share of the head's, and that of each
+#: earlier quarter as a share of the next. Where the first layers learn, too, a high rate spoils what they can.
+BACKBONE_RATES = {"partial": (0.5, 0.7), "full": (0.1, 0.5)}
 EVALUATION_BATCH = 64  # pictures that are checked at a time
 #: fields that mean something for some strategies only
 STRATEGIES_OF = {
@@ -55,8 +58,8 @@ STRATEGIES_OF = {
     "views": ("head", "partial", "auto"),
     "mixing": ("partial", "full"),
     "mixing_alpha": ("partial", "full"),
-    "backbone_rate_factor": ("partial", "full", "auto"),
-    "layer_rate_decay": ("partial", "full", "auto"),
+    "backbone_rate_factor": ("partial", "full"),
+    "layer_rate_decay": ("partial", "full"),
     "freeze_batchnorm": ("partial", "full", "auto"),
     "compile": ("full",),
 }
@@ -150,11 +153,19 @@ class FinetuneConfig(BaseModel):
         None, "Start divisor", "The first rate is the full one over this.", ge=1, le=1e4
     )
     patience: int | None = setting(None, "Plateau patience", "Epochs without improvement before a drop.", ge=0, le=100)
-    backbone_rate_factor: float = setting(
-        0.5, "Backbone rate factor", "The rate of the backbone's last layers as a share of the head's.", gt=0, le=1
+    backbone_rate_factor: float | None = setting(
+        None,
+        "Backbone rate factor",
+        "Rate of the backbone's last quarter as a share of the head's. Empty: 0.1 where all layers learn, else 0.5.",
+        gt=0,
+        le=1,
     )
-    layer_rate_decay: float = setting(
-        0.7, "Layer rate decay", "The rate of each earlier quarter of the backbone as a share of the next.", gt=0, le=1
+    layer_rate_decay: float | None = setting(
+        None,
+        "Layer rate decay",
+        "The rate of each earlier quarter as a share of the next. Empty: 0.5 where all layers learn, else 0.7.",
+        gt=0,
+        le=1,
     )
     freeze_batchnorm: bool = setting(
         True, "Keep BatchNorm statistics", "Use the pretrained means and variances: safer with few pictures."
@@ -217,6 +228,8 @@ class FinetuneConfig(BaseModel):
         defaults["learning_rate"] = optimizer.learning_rate
         if self.strategy != "full":
             defaults["views"] = 1 if self.strategy == "head" or self.augmentation == "none" else 2
+        if self.strategy in BACKBONE_RATES:  # auto has phases of both kinds
+            defaults["backbone_rate_factor"], defaults["layer_rate_decay"] = BACKBONE_RATES[self.strategy]
         defaults["label_smoothing"] = 0.0 if self.strategy == "head" else SMOOTHING
         defaults["image_size"] = suggested_image_size(self.dataset, self.backbone)
         defaults["name"] = f"{DATASETS[self.dataset].title} · {BACKBONES[self.backbone].title} · {self.strategy}"
@@ -311,6 +324,16 @@ def views(config: FinetuneConfig, kind: str) -> int:
     """
     is_beginning = kind == "head" and config.strategy != "head"
     return 1 if is_beginning or config.views is None else config.views
+
+
+def backbone_rates(config: FinetuneConfig, kind: str) -> tuple[float, float]:
+    """Return, for a phase, the rate of the backbone's last quarter, and of each earlier one, as shares: see the fields.
+
+    `kind` is "partial" or "full".
+    """
+    factor, decay = BACKBONE_RATES[kind]
+    given = config.backbone_rate_factor, config.layer_rate_decay
+    return factor if given[0] is None else given[0], decay if given[1] is None else given[1]
 
 
 def keeps_pictures(config: FinetuneConfig) -> bool:

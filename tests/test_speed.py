@@ -203,6 +203,13 @@ def test_trial_that_takes_too_long_ends_with_what_it_has_and_is_not_remembered(m
     assert not known_choices()
 
 
+def test_first_run_of_a_format_is_not_counted_however_long_it_takes(monkeypatch):
+    now, runs = [0.0], iter((5.0, 0.5, 0.25, 0.5))
+    monkeypatch.setattr(speed, "TRIAL_SECONDS", 1)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    assert speed._seconds(CPU, lambda: now.__setitem__(0, now[0] + next(runs))) == 0.25
+
+
 def test_evidence_that_is_damaged_is_measured_again(measuring):
     (settings().folder() / evidence.FILE).write_text('{"features of small": {"format": 7}}')
     assert known_choices() == {}

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.config import AUTO_HEAD_EPOCHS, AUTO_MIXING, SHARES, first_phases, parse
+from dlkit.config import AUTO_HEAD_EPOCHS, AUTO_MIXING, SHARES, backbone_rates, first_phases, parse
 from dlkit.engine import auto, device, steps
 from dlkit.engine.auto import go_deeper, measure_phase
 from dlkit.engine.finetuning import make_learner
@@ -89,16 +89,27 @@ def test_first_phases():
 
 
 def test_earlier_layers_learn_at_smaller_rates():
-    config = config_of(strategy="full", backbone_rate_factor=0.2, layer_rate_decay=0.5)
     model = build(BACKBONES["resnet18"], 5)
-    groups = rate_groups(model, model.body, config)
+    groups = rate_groups(model, model.body, 0.2, 0.5)
     assert [group["rate_factor"] for group in groups] == [1.0, 0.2, 0.1, 0.05, 0.025]
     in_order = [id(parameter) for group in groups[:0:-1] for parameter in group["params"]]
     assert in_order == [id(parameter) for parameter in model.body.parameters()]
     assert len(groups) == DEPTHS + 1
     tail = cut(model.body.eval(), torch.randn(1, 3, 64, 64), "last-half").tail
-    of_tail = rate_groups(model, tail, config)
+    of_tail = rate_groups(model, tail, 0.2, 0.5)
     assert [group["rate_factor"] for group in of_tail] == [1.0, 0.2, 0.1]
+
+
+def test_layers_learn_more_slowly_where_all_of_them_do():
+    for values, kind, wanted in (
+        ({"strategy": "partial"}, PARTIAL, (0.5, 0.7)),
+        ({"strategy": "full"}, FULL, (0.1, 0.5)),
+        ({"strategy": "auto"}, PARTIAL, (0.5, 0.7)),
+        ({"strategy": "auto"}, FULL, (0.1, 0.5)),
+        ({"strategy": "full", "backbone_rate_factor": 0.3}, FULL, (0.3, 0.5)),
+    ):
+        config = parse(values)
+        assert backbone_rates(config, kind) == backbone_rates(config.resolved(), kind) == wanted
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlkit.config import FinetuneConfig, views
+from dlkit.config import backbone_rates, views
 from dlkit.engine.device import is_out_of_memory, upload
 from dlkit.engine.learner import FULL, HEAD, PARTIAL, TITLES, Learner
 from dlkit.engine.model import Classifier, Tail, freeze_batchnorm
@@ -281,7 +281,7 @@ class PartialPhase(KeptPhase):
         super().__init__(learner, PARTIAL, halves.front)
         self.backbone = halves.tail
         self.module = self.trained = Tail(halves.tail, model.dropout, model.head)
-        self.groups = rate_groups(model, halves.tail, config)
+        self.groups = rate_groups(model, halves.tail, *backbone_rates(config, PARTIAL))
         self.mixing = config.mixing_in_use
 
 
@@ -298,7 +298,7 @@ class FullPhase(Phase):
             self.module = cast(nn.Module, torch.compile(model))
         self.backbone = model.body
         self.mixing = config.mixing_in_use
-        self.groups = rate_groups(model, model.body, config)
+        self.groups = rate_groups(model, model.body, *backbone_rates(config, FULL))
 
     def expect(self, batches: list[np.ndarray], epoch: int) -> None:
         """Let the batches be decoded ahead."""
@@ -338,10 +338,10 @@ def set_modes(learner: Learner, phase: Phase) -> None:
         freeze_batchnorm(phase.module)
 
 
-def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) -> list[dict[str, Any]]:
-    """Return torch parameter groups: the head at the whole rate, the backbone's last part at a share of it.
+def rate_groups(model: Classifier, learning: nn.Module, factor: float, decay: float) -> list[dict[str, Any]]:
+    """Return torch parameter groups: the head at the whole rate, the backbone's last part at `factor` of it.
 
-    Each of the DEPTHS parts before the last learns at `layer_rate_decay` of the next one's rate (Howard and Ruder 2018,
+    Each of the DEPTHS parts before the last learns at `decay` times the next one's rate (Howard and Ruder 2018,
     ULMFiT, section 3.2). `learning` is the backbone or its tail; parameters are in the order of the layers.
     """
     every = list(model.body.parameters())
@@ -351,8 +351,7 @@ def rate_groups(model: Classifier, learning: nn.Module, config: FinetuneConfig) 
         parts.setdefault(depth[id(parameter)], []).append(parameter)
     groups = [{"params": list(model.head.parameters()), "rate_factor": 1.0}]
     for part in sorted(parts, reverse=True):
-        factor = config.backbone_rate_factor * config.layer_rate_decay ** (DEPTHS - 1 - part)
-        groups.append({"params": parts[part], "rate_factor": factor})
+        groups.append({"params": parts[part], "rate_factor": factor * decay ** (DEPTHS - 1 - part)})
     return groups
 
 

@@ -24,7 +24,6 @@ from dlkit.settings import settings
 TRIAL_BATCH = 16
 TRIAL_SECONDS = 0.3  # of each format, after a first run that is not counted
 LONGEST_SECONDS = 15  # of all formats; what takes longer is a machine that is busy, and nothing to be remembered
-LONGEST_PASS = 1.0  # what takes longer runs once
 #: how far a format's outputs may lie from those of float32, as a share of their length; bfloat16 is at about 0.01
 LARGEST_ERROR = 0.05
 #: how much quicker than any other float16 must be to be learnt in: a step whose gradients overflow is taken twice
@@ -145,13 +144,12 @@ def _try_training(network: nn.Module, images: torch.Tensor) -> Iterable[tuple[Fo
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Return the shortest of a few runs, as whatever else the machine does makes a run longer only."""
-    started = time.perf_counter()
+    """Return the shortest of a few runs, as whatever else the machine does makes a run longer only.
+
+    The first run is not counted, however long it took: kernels are made in it, and memory is touched for the first
+    time, which may take four times as long as the work.
+    """
     work()
-    wait(device)
-    first = time.perf_counter() - started
-    if first > LONGEST_PASS:
-        return first
     shortest, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < TRIAL_SECONDS:
         wait(device)

@@ -17,6 +17,7 @@ from dlkit.errors import DivergedError
 from dlkit.evidence import FEATURES
 
 SMALL_RATE = 1e-6  # of steps that nothing is to come of
+TRIED = 3  # runs of what is measured more than once; the first one prepares its kernels
 MEASURED_BATCHES = 3  # of what is kept: the first time a network has to choose its kernels
 
 
@@ -66,9 +67,9 @@ def blind_step(copied: Learner, phase: Phase, indices: np.ndarray) -> None:
 
 
 def _quickest(work: Callable[[], object]) -> float:
-    """Return the seconds of the quicker of two runs; `work` waits for the device."""
+    """Return the seconds of the quickest of TRIED runs; `work` waits for the device."""
     seconds = []
-    for _ in range(2):
+    for _ in range(TRIED):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)

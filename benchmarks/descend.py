@@ -160,7 +160,7 @@ def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tu
     left, right, low, high = entry.domain
     for _ in range(SETTINGS):
         settings = {name: float(generator.uniform(*DRAWN[name])) for name in RULES[rule].settings if name in DRAWN}
-        rate = default_rate(entry, rule) * float(10 ** generator.uniform(-1, 0))
+        rate = default_rate(entry.rates, rule) * float(10 ** generator.uniform(-1, 0))
         share = generator.random((starts // SETTINGS, 2))
         yield Competitor(rule, rate, settings), np.array((left, low)) + share * np.array((right - left, high - low))
 
@@ -195,13 +195,13 @@ def speed_rows(rounds: int) -> list[tuple[str, str, str]]:
     rules = [rule for rule in RULES if rule not in ("newton", "lbfgs")]
     worst: tuple[float, str] = (0.0, "")
     for entry in SURFACES.values():
-        competitors = [Competitor(rule, default_rate(entry, rule)) for rule in (*rules, "lbfgs")]
+        competitors = [Competitor(rule, default_rate(entry.rates, rule)) for rule in (*rules, "lbfgs")]
         seconds = _median(lambda: race(Surface.of(entry), competitors, [entry.start], 500), rounds)  # noqa: B023
         worst = max(worst, (seconds, entry.title))
     rows = [(f"{len(rules) + 1} optimizers × 500 steps, slowest surface ({worst[1]})", f"{worst[0]:.2f} s", "≤ 0.5 s")]
     for name in ("himmelblau", "goldstein-price"):
         entry = SURFACES[name]
-        competitor = Competitor("adam", default_rate(entry, "adam"))
+        competitor = Competitor("adam", default_rate(entry.rates, "adam"))
         ours = _median(lambda: basins(Surface.of(entry), competitor, 61, 600), rounds)  # noqa: B023
         sample = np.array([entry.start] * 1)
         theirs = _median(lambda: torch_path(entry.formula, competitor, sample, 600), rounds) * 61**2  # noqa: B023

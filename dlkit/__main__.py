@@ -22,6 +22,7 @@ from dlkit.catalog.datasets import DATASETS
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
 from dlkit.catalog.suggestions import SUGGESTIONS
+from dlkit.catalog.sums import POINT_SETS, SUMS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.config import FinetuneConfig, Setting, describe, parse
@@ -39,7 +40,7 @@ from dlkit.words import about, about_size, rate
 
 FOLLOW_SECONDS = 0.3
 METRICS_TAIL = 20  # steps
-SIGNED = ("--start", "--formula")  # flags whose values may begin with a minus
+SIGNED = ("--start", "--formula", "--domain", "--points")  # flags whose values may begin with a minus
 SHOWN_STEPS = 10  # of a descent
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
@@ -325,22 +326,36 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def descend(options: argparse.Namespace) -> None:
-    """Let one optimizer descend on a surface, and tell what became of it."""
-    names = ("surface", "formula", "optimizer", "schedule", "start", *asked.NUMBERS)
-    wanted = asked.read({name: getattr(options, name) for name in names})
-    (path,) = race(wanted.loss, wanted.competitors, [wanted.start], wanted.budget, wanted.chance)
-    told = verdict(wanted.loss, path, wanted.chance)
-    rows = [[*point, value] for point, value in zip(path.points.tolist(), path.values.tolist(), strict=True)]
+    """Let an optimizer descend on a surface, and tell what became of it."""
+    names = ("surface", "formula", "domain", "points", "optimizer", "schedule", "start", *asked.NUMBERS)
+    values = {name: getattr(options, name) for name in names}
+    wanted = asked.read(values, [values], in_steps=True)
+    paths = race(wanted.loss, wanted.competitors, wanted.starts, wanted.budget, wanted.chance)
+    names_of_paths = [name for name in wanted.names for _ in wanted.starts]
+    documents = []
+    for name, path in zip(names_of_paths, paths, strict=True):
+        told = verdict(wanted.loss, path, wanted.chance)
+        rows = [[*point, value] for point, value in zip(path.points.tolist(), path.values.tolist(), strict=True)]
+        if not options.json:
+            print(*([name] if len(paths) > 1 else []), f"{told.status}. {told.reason}", sep="\n")
+            shown = sorted({round(share * path.steps / SHOWN_STEPS) for share in range(SHOWN_STEPS + 1)})
+            table = [dict(zip(("step", "x", "y", "loss"), (step, *rows[step]), strict=True)) for step in shown]
+            _print_rows(table, as_json=False)
+        documents.append(
+            {
+                "surface": wanted.ground.name,
+                "optimizer": path.competitor.rule,
+                "name": name,
+                "learning_rate": path.competitor.learning_rate,
+                "steps": path.steps,
+                "gap": told.gap,
+                "status": told.status,
+                "reason": told.reason,
+                "path": [[value if math.isfinite(value) else None for value in row] for row in rows],
+            }
+        )
     if options.json:
-        plain = [[value if math.isfinite(value) else None for value in row] for row in rows]
-        document = {"surface": wanted.surface.name, "optimizer": path.competitor.rule, "steps": path.steps}
-        document |= {"learning_rate": path.competitor.learning_rate, "gap": told.gap}
-        _print_json({**document, "path": plain, "status": told.status, "reason": told.reason})
-        return
-    shown = sorted({round(share * path.steps / SHOWN_STEPS) for share in range(SHOWN_STEPS + 1)})
-    table = [dict(zip(("step", "x", "y", "loss"), (step, *rows[step]), strict=True)) for step in shown]
-    _print_rows(table, as_json=False)
-    print(f"{told.status}. {told.reason}")
+        _print_json(documents[0] if len(documents) == 1 else documents)
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
@@ -390,11 +405,13 @@ def _parser() -> argparse.ArgumentParser:
         made["change"].add_argument(f"--{name.replace('_', '-')}", dest=name, help="the new value")
     _command(commands, "supervisor", supervise)
     descending = _command(commands, "descend", descend)
-    descending.add_argument("--surface", help=f"one of {', '.join(SURFACES)} (default ravine)")
+    descending.add_argument("--surface", help=f"one of {', '.join((*SURFACES, *SUMS))} (default ravine)")
     descending.add_argument("--formula", help="a surface of your own, of x and y, as in 'x^2 + 3*y^2'")
     descending.add_argument("--optimizer", help=f"one of {', '.join(RULES)} (default sgd)")
     descending.add_argument("--schedule", help=f"one of {', '.join(SCHEDULES)} (default constant)")
-    descending.add_argument("--start", metavar="X,Y", help="where it begins; default: the surface's own start")
+    descending.add_argument("--domain", help="of a formula: x from and to, y from and to (default -5,5,-5,5)")
+    descending.add_argument("--points", help=f"of a sum: 'X,Y; X,Y; ...' or one of {', '.join(POINT_SETS)}")
+    descending.add_argument("--start", metavar="X,Y", help="where it begins, or 'X,Y; X,Y'; default: the surface's own")
     for name, number in asked.NUMBERS.items():
         default = "its own" if number.default is None else f"{number.default:g}"
         descending.add_argument(f"--{name.replace('_', '-')}", help=f"{number.title} (default {default})")

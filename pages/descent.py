@@ -3,19 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from dlkit.catalog.formulas import FUNCTIONS
+from dlkit.catalog.lessons import LESSONS
+from dlkit.catalog.schedules import SCHEDULES
+from dlkit.catalog.sums import POINT_SETS, SUMS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.descent import asked
-from dlkit.descent.maps import basins, condition, curvature, sweep
+from dlkit.descent.asked import Asked, Ground
+from dlkit.descent.losses import FiniteSum, Surface
+from dlkit.descent.maps import basins, condition, curvature, kind_of, sweep
 from dlkit.descent.race import Path, race
-from dlkit.descent.verdicts import Verdict, verdict
+from dlkit.descent.verdicts import TARGET, Verdict, reached, settled, verdict
 from dlkit.errors import DlkitError
-from dlkit.figures.descent import basins_figure, microscope, scene, sweep_figure
-from dlkit.words import number, rate
-from pages.parts import link
+from dlkit.figures.descent import basins_figure, ended, examples_figure, microscope, scene, sweep_figure
+from dlkit.words import escape_markdown, number, rate
+from pages.parts import link, pad, races
 from pages.parts import scene as plots
 from pages.parts.notices import show_error, told
 
@@ -28,158 +34,311 @@ VIEWS = {
     "lesson": "Adam, noise and sparsity",
 }
 MAP_SIDE, MAP_STEPS = 61, 600
+MAPS = 4  # basins are computed for so many optimizers
+GROUNDS = {name: one.title for name, one in SURFACES.items()} | {name: one.title for name, one in SUMS.items()}
+SEVERAL = "Several values with commas between race against each other."
 
 
 def field(name: str, column: Any) -> str:
-    """Draw the field of one number, which begins as the URL says; its default stands in it in grey."""
-    about = asked.NUMBERS[name]
-    shown = "" if about.default is None else f"{about.default:g}"
-    text: str = column.text_input(about.title, key=f"descent_{name}", placeholder=shown, bind="query-params")
+    """Draw the field of one number of the race; its default stands in it in grey."""
+    about = asked.SHARED[name]
+    text: str = column.text_input(
+        about.title, key=f"descent_{name}", placeholder=f"{about.default:g}", help=HELP[name], bind="query-params"
+    )
     return text
 
 
-def ask_surface() -> dict[str, str]:
+HELP = {
+    "steps": "Gradients of the whole loss that each may look at: a batch of a tenth costs a tenth, a Hessian two more.",
+    "starts": "More than one: the others are drawn at random.",
+    "noise": "Standard deviation of normal noise on each coordinate of the gradient; the same noise for everyone.",
+    "present": "Each coordinate of the gradient is there with this chance, else 0, as for rare words or features.",
+    "degrees": "Turns the surface about its middle: rules with a rate for each coordinate notice.",
+    "seed": "Noise, batches and random starts follow from it.",
+}
+
+
+def ask_ground() -> dict[str, str]:
     """Let the visitor choose the surface, and say what else is so."""
     with st.container(border=True):
         left, right = st.columns([2, 3])
         with left:
             name = link.choose(
-                st.selectbox,
-                "Surface",
-                list(SURFACES),
-                key="surface",
-                default="ravine",
-                format_func=lambda name: SURFACES[name].title,
+                st.selectbox, "Surface", list(GROUNDS), key="surface", default="ravine", format_func=GROUNDS.__getitem__
             )
-        formula = right.text_input(
-            "Or your own formula of x and y",
-            key="formula",
-            placeholder="x^2 + 3*sin(y)",
-            bind="query-params",
-            help=f"Numbers, x, y, pi, e, + - * / ^, parentheses, and {', '.join(FUNCTIONS)}.",
-        )
-        columns = st.columns(6)
-        values = {
-            key: field(key, column)
-            for key, column in zip(("steps", "noise", "present", "degrees", "seed"), columns, strict=False)
-        }
-        start = columns[5].text_input(
-            "Start", key="descent_start", placeholder="its own", bind="query-params", help="Two numbers: -3,2.5"
-        )
-    return {"surface": name, "formula": formula, "start": start, **values}
+        values = {"surface": name}
+        if name in SUMS:
+            with right:
+                values["points"] = ask_points(name)
+        else:
+            values["formula"] = right.text_input(
+                "Or your own formula of x and y",
+                key="formula",
+                placeholder="x^2 + 3*sin(y)",
+                bind="query-params",
+                help=f"Numbers, x, y, pi, e, + - * / ^, parentheses, and {', '.join(FUNCTIONS)}.",
+            )
+        grid = st.grid(columns=4, min_column_width=110)
+        for key in asked.SHARED:
+            if not (key == "degrees" and name in SUMS):
+                with grid:
+                    values[key] = field(key, st)
+        with grid:
+            values["start"] = st.text_input(
+                "Start",
+                key="descent_start",
+                placeholder="its own",
+                bind="query-params",
+                help="Two numbers: -3,2.5. Several with semicolons between: -3,2.5; 1,1",
+            )
+        if values.get("formula"):
+            with grid:
+                values["domain"] = st.text_input(
+                    "Domain",
+                    key="descent_domain",
+                    placeholder=",".join(f"{border:g}" for border in asked.OWN_DOMAIN),
+                    bind="query-params",
+                    help="x from and to, y from and to: -2,2,0,5",
+                )
+    return values
 
 
-def ask_optimizers(surface: Any) -> list[dict[str, str]]:
-    """Let the visitor choose who races, and at what rates."""
+def ask_points(name: str) -> str:
+    """Let the visitor pick a set of points, or write or draw some; return them as text."""
+    key = f"{name}_points"
+    default = SUMS[name].points
+    text: str = st.text_input(
+        "Points",
+        key=key,
+        placeholder=default,
+        bind="query-params",
+        help=f"X,Y; X,Y; … or one of {', '.join(POINT_SETS)}. Click into the picture to add one, on one to remove it.",
+    )
+    picks = [one for one in POINT_SETS.values() if name == "line" or all(y in (0, 1) for _, y in one.points)]
+    with st.container(horizontal=True):
+        for one in picks:
+            st.button(one.title, key=f"pick_{one.name}", type="tertiary", on_click=take_points, args=(key, one.name))
+    try:
+        points = asked.read_points(text or default, SUMS[name])
+    except DlkitError:
+        return text  # it is told where the surface is read
+    pad.show(points, has_classes=name == "logistic", key=f"{key}_pad", on_draw=lambda drawn: take_points(key, drawn))
+    return text
+
+
+def take_points(key: str, text: str) -> None:
+    """Fill the field of the points."""
+    st.session_state[key] = text
+
+
+def ask_optimizers(ground: Ground) -> list[dict[str, str]]:
+    """Let the visitor choose who races, at what rates and with what settings."""
     names = link.choose_many("Optimizers", list(RULES), key="optimizers", default=list(FIRST), titles=title_of)
+    grid = st.grid(columns=4, min_column_width=200)
     wanted = []
-    for at in range(0, len(names), 4):
-        for name, column in zip(names[at : at + 4], st.columns(4), strict=False):
-            key = f"rate_{name.replace('-', '_')}"
-            own = asked.default_rate(surface, name)
-            first = FIRST.get(name, "") if surface.name == "ravine" else ""
-            shown = float(first) if first else own
-            text = column.text_input(f"{title_of(name)}: rate", key=key, placeholder=rate(shown), bind="query-params")
-            wanted.append({"optimizer": name, "learning_rate": text or str(shown)})
+    for name in names:
+        with grid, st.container(border=True):
+            wanted.append(ask_optimizer(ground, name))
     return wanted
+
+
+def ask_optimizer(ground: Ground, name: str) -> dict[str, str]:
+    """Ask for one optimizer's rate; behind a button for its other settings."""
+    rule, prefix = RULES[name], name.replace("-", "_")
+    first = FIRST.get(name, "") if ground.name == "ravine" else ""
+    shown = first or f"{ground.rate(name):g}"
+    values = {"optimizer": name}
+    values["learning_rate"] = (
+        st.text_input(f"{rule.title}: rate", key=f"rate_{prefix}", placeholder=shown, help=SEVERAL, bind="query-params")
+        or shown
+    )
+    with st.popover("Settings", icon=":material/tune:"):
+        st.caption(f"{escape_markdown(rule.summary)} {escape_markdown(rule.paper)}: [paper]({rule.url}). {SEVERAL}")
+        values["schedule"] = link.choose(
+            st.selectbox,
+            "Schedule",
+            list(SCHEDULES),
+            key=f"{prefix}_schedule",
+            default="constant",
+            format_func=lambda name: SCHEDULES[name].title,
+        )
+        if ground.loss.examples is not None and not rule.is_exact:
+            values["batch"] = st.text_input(
+                "Batch size", key=f"{prefix}_batch", placeholder=f"all {ground.loss.examples}", bind="query-params"
+            )
+        for setting, default in rule.settings.items():
+            values[setting] = st.text_input(
+                asked.SETTINGS[setting].title,
+                key=f"{prefix}_{setting}",
+                placeholder=f"{default:g}",
+                bind="query-params",
+            )
+    return values
 
 
 def title_of(name: str) -> str:
     return RULES[name].title
 
 
-def read_all(shared: Mapping[str, str], competitors: Sequence[Mapping[str, str]]) -> list[asked.Asked]:
-    """Read what every competitor is asked; the first problem is told."""
-    return [asked.read({**shared, **competitor}) for competitor in competitors]
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def raced(
-    shared: tuple[tuple[str, str], ...], competitors: tuple[tuple[tuple[str, str], ...], ...]
-) -> tuple[list[Path], list[Verdict]]:
-    """Return every path and what became of it; equal questions are answered once for all sessions."""
-    wanted = read_all(dict(shared), [dict(one) for one in competitors])
-    first = wanted[0]
-    everyone = [one.competitors[0] for one in wanted]
-    paths = race(first.loss, everyone, [first.start], first.steps, first.chance)
-    return paths, [verdict(first.loss, path, first.chance) for path in paths]
-
-
-def show_race(shared: Mapping[str, str], competitors: Sequence[Mapping[str, str]]) -> None:
-    """Show the plots, one step with its numbers, and what became of everyone."""
-    wanted = read_all(shared, competitors)
-    first = wanted[0]
-    paths, verdicts = raced(frozen(shared), tuple(frozen(one) for one in competitors))
-    names = [title_of(path.competitor.rule) for path in paths]
-    looked = st.selectbox(
-        "Look into the steps of", range(len(paths)), format_func=lambda place: names[place], key="looked_into"
-    )
-    drawn = scene(first.loss, paths, verdicts, names, is_logarithmic=first.surface.is_logarithmic)
-    drawn["microscope"] = microscope(paths[looked], looked, drawn["stride"])
-    plots.show(drawn, key="scene")
-    rows = [
-        {
-            "Optimizer": name,
-            "Rate": rate(path.competitor.learning_rate),
-            "Ended": f"({number(path.points[-1][0])}, {number(path.points[-1][1])})",
-            "Loss": number(float(path.values[-1])),
-            "Gradient evaluations": round(path.evaluations * path.steps),
-            "What became of it": f"{told_of.status}. {told_of.reason}",
-        }
-        for name, path, told_of in zip(names, paths, verdicts, strict=True)
-    ]
-    st.dataframe(rows, hide_index=True, width="stretch")
-    with st.container(horizontal=True):
-        for path, name in zip(paths, names, strict=True):
-            if path.competitor.entry.trained_as:
-                st.page_link(
-                    "train.py",
-                    label=f"Train with {name}",
-                    icon=":material/model_training:",
-                    query_params={
-                        "optimizer": path.competitor.entry.trained_as,
-                        "learning_rate": f"{path.competitor.learning_rate:g}",
-                    },
-                )
-
-
 def frozen(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(values.items()))
 
 
-def show_basins(shared: Mapping[str, str], competitors: Sequence[Mapping[str, str]]) -> None:
-    """Show for up to four optimizers where each start ends."""
-    st.caption(f"Every point is a start: its colour says where it is after {MAP_STEPS} steps. Grey: in no minimum.")
-    wanted = read_all(shared, competitors)[:4]
-    for one, column in zip(wanted, st.columns(min(2, len(wanted))) * 2, strict=False):
-        found = basins(one.loss, one.competitors[0], MAP_SIDE, MAP_STEPS, one.chance)
-        name = title_of(one.competitors[0].rule)
-        title = f"{name} at {rate(one.competitors[0].learning_rate)}"
-        column.plotly_chart(basins_figure(found, title), width="stretch", key=f"basins_{one.competitors[0].rule}")
+@st.cache_data(max_entries=16, show_spinner=False)
+def raced(
+    shared: tuple[tuple[str, str], ...], wanted: tuple[tuple[tuple[str, str], ...], ...]
+) -> tuple[list[Path], list[Verdict]]:
+    """Return every path and what became of it; equal questions are answered once for all sessions."""
+    asking = asked.read(dict(shared), [dict(one) for one in wanted])
+    paths = race(asking.loss, asking.competitors, asking.starts, asking.budget, asking.chance)
+    return paths, [verdict(asking.loss, path, asking.chance) for path in paths]
 
 
-def show_rates(shared: Mapping[str, str], competitors: Sequence[Mapping[str, str]]) -> None:
-    """Show how the rate decides, and how the surface curves at the start and at its minimum."""
-    st.caption(
-        "Steps until the loss is within 0.001 of the lowest, where it comes there. Dotted: the edge of stability."
+def show_ground(ground: Ground) -> None:
+    """Say what the surface is and teaches; behind a fold, what is known of it."""
+    st.markdown(f"**{escape_markdown(ground.title)}.** {escape_markdown(ground.teaches)}")
+    st.latex(ground.latex)
+    loss = ground.loss
+    others = loss.others if isinstance(loss, Surface) else ()
+    if not (loss.minima or others or ground.source):
+        return
+    with st.expander("What is known of it"):
+        rows = []
+        for x, y in (*loss.minima, *others):
+            values, _ = curvature(loss, (x, y))
+            rows.append(
+                {
+                    "x": x,
+                    "y": y,
+                    "Loss": float(loss.look(np.array([(x, y)])).value[0]),
+                    "Kind": "lowest" if (x, y) in loss.minima else kind_of(values),
+                    "Curvatures": f"{number(float(values[0]))}, {number(float(values[1]))}",
+                }
+            )
+        if rows:
+            st.dataframe(rows, hide_index=True, width="content")
+        left, right, low, high = loss.domain
+        st.caption(f"Shown for x from {left:g} to {right:g}, y from {low:g} to {high:g}.")
+        if ground.source:
+            st.caption(f"Source: {escape_markdown(ground.source)}")
+
+
+def show_race(asking: Asked, paths: Sequence[Path], verdicts: Sequence[Verdict]) -> None:
+    """Show the plots, one step with its numbers, and what became of everyone."""
+    ground, starts = asking.ground, len(asking.starts)
+    is_sum = isinstance(ground.loss, FiniteSum)
+    drawn = scene(
+        ground.loss,
+        paths,
+        verdicts,
+        asking.names,
+        is_logarithmic=ground.is_logarithmic,
+        axes=("w", "b") if is_sum else ("x", "y"),
     )
-    wanted = read_all(shared, competitors)
-    if not wanted[0].loss.minima:
+
+    def told_name(place: int) -> str:
+        name, (x, y) = asking.names[place // starts], paths[place].start
+        return name if starts == 1 else f"{name} from ({number(x)}, {number(y)})"
+
+    looked = st.selectbox("Look into the steps of", range(len(paths)), format_func=told_name, key="looked_into")
+    drawn["microscope"] = microscope(paths[looked], looked, drawn["stride"])
+    plots.show(drawn, key="scene")
+    of_each = [slice(place * starts, (place + 1) * starts) for place in range(len(asking.names))]
+    rows = [row_of(name, paths[each], verdicts[each], asking) for name, each in zip(asking.names, of_each, strict=True)]
+    st.dataframe(rows, hide_index=True, width="stretch")
+    if isinstance(ground.loss, FiniteSum):
+        ends = [(name, paths[each][0].points[-1]) for name, each in zip(asking.names, of_each, strict=True)]
+        show_examples(ground.loss, [(name, (float(w), float(b))) for name, (w, b) in ends], asking)
+    show_ways_to_train(asking)
+
+
+def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking: Asked) -> dict[str, Any]:
+    """Return the table's line of one competitor: where it ended, or how its paths did."""
+    path, losses = paths[0], [float(path.values[-1]) for path in paths]
+    row: dict[str, Any] = {"Optimizer": name, "Rate": rate(path.competitor.learning_rate)}
+    if len(paths) == 1:
+        row["Ended"] = f"({number(path.points[-1][0])}, {number(path.points[-1][1])})"
+        row["Loss"] = number(losses[0])
+    else:
+        row["Lowest loss"], row["Median loss"] = number(float(np.nanmin(losses))), number(float(np.nanmedian(losses)))
+    if asking.loss.minima:
+        found = [steps for path in paths if (steps := reached(asking.loss, path)) is not None]
+        count = f" ({len(found)} of {len(paths)})" if len(paths) > 1 else ""
+        row[f"Steps to {TARGET:g}"] = f"{number(float(np.median(found)))}{count}" if found else "–"
+    row["Gradient evaluations"] = round(path.evaluations * path.steps)
+    row["What became of it"] = f"{verdicts[0].status}. {verdicts[0].reason}" if len(paths) == 1 else ended(verdicts)
+    return row
+
+
+def show_examples(loss: FiniteSum, ends: Sequence[tuple[str, tuple[float, float]]], asking: Asked) -> None:
+    """Show the examples with each competitor's model, and how much a batch's gradient deviates, and why."""
+    st.plotly_chart(examples_figure(loss, ends), width="stretch", key="examples")
+    count = loss.examples
+    st.markdown(
+        "**Where the noise comes from.** Each batch has examples of its own, so its gradient deviates from that of all "
+        f"{count}. By how much, at the start:"
+    )
+    sizes = sorted({1, 2, count, *(one.batch for one in asking.competitors if one.batch and one.batch < count)})
+    deviations = {size: loss.deviation(asking.starts[0], size) for size in sizes}
+    rows = [
+        {"Batch size": size, "Deviation in w": number(float(w)), "Deviation in b": number(float(b))}
+        for size, (w, b) in deviations.items()
+    ]
+    st.dataframe(rows, hide_index=True, width="content")
+    st.caption("The standard deviation S of the single gradients, times √((N − B)/(B (N − 1))) for B of N examples.")
+
+
+def show_ways_to_train(asking: Asked) -> None:
+    """Link to the training page with each optimizer that it has, too."""
+    with st.container(horizontal=True):
+        for one, name in zip(asking.competitors, asking.names, strict=True):
+            if one.entry.trained_as:
+                settings = {key: f"{value:g}" for key, value in one.settings.items() if key != "bias_correction"}
+                st.page_link(
+                    "train.py",
+                    label=f"Train with {escape_markdown(name)}",
+                    icon=":material/model_training:",
+                    query_params={
+                        "level": "expert",
+                        "optimizer": one.entry.trained_as,
+                        "learning_rate": f"{one.learning_rate:g}",
+                        "schedule": one.schedule,
+                        **settings,
+                    },
+                )
+
+
+def show_basins(asking: Asked) -> None:
+    """Show for the first optimizers where each start ends."""
+    st.caption(f"Every point is a start: its colour says where it is after {MAP_STEPS} steps. Grey: in no minimum.")
+    columns = st.columns(min(2, len(asking.names))) * MAPS
+    for place, (one, name, column) in enumerate(zip(asking.competitors[:MAPS], asking.names, columns, strict=False)):
+        found = basins(asking.loss, one, MAP_SIDE, MAP_STEPS, asking.chance)
+        figure = basins_figure(found, f"{name} at {rate(one.learning_rate)}")
+        column.plotly_chart(figure, width="stretch", key=f"basins_{place}")
+    if len(asking.names) > MAPS:
+        st.caption(f"The first {MAPS} of {len(asking.names)} are shown.")
+
+
+def show_rates(asking: Asked) -> None:
+    """Show how the rate decides, and how the surface curves at the start and at its minimum."""
+    loss, start = asking.loss, asking.starts[0]
+    if not loss.minima:
         st.info("No minimum of this surface is known, so there is no target to count the steps to.")
     else:
-        found = [
-            (
-                title_of(one.competitors[0].rule),
-                sweep(one.loss, one.competitors[0], one.start, one.steps, chance=one.chance),
-            )
-            for one in wanted
-        ]
+        st.caption(
+            f"Steps until the loss is within {TARGET:g} of the lowest, where it comes there. Dotted: the edge of "
+            "stability, from which on a rule is driven away from the minimum."
+        )
+        found = []
+        for one, name in zip(asking.competitors, asking.names, strict=True):
+            steps = int(asking.budget / one.cost(loss))
+            found.append((name, sweep(loss, one, start, steps, chance=asking.chance)))
         st.plotly_chart(sweep_figure(found), width="stretch", key="sweep")
-    first = wanted[0]
-    places = {"the start": first.start, **{f"a minimum ({x:.3g}, {y:.3g})": (x, y) for x, y in first.loss.minima}}
+    places = {"the start": start, **{f"a minimum ({x:.3g}, {y:.3g})": (x, y) for x, y in loss.minima}}
     rows = []
     for name, place in places.items():
-        values, vectors = curvature(first.loss, place)
+        values, vectors = curvature(loss, place)
         rows.append(
             {
                 "At": name,
@@ -188,74 +347,72 @@ def show_rates(shared: Mapping[str, str], competitors: Sequence[Mapping[str, str
                 "Larger curvature": number(float(values[1])),
                 "along ": f"({vectors[0, 1]:.3f}, {vectors[1, 1]:.3f})",
                 "Condition number": number(condition(values)),
+                "It is": kind_of(values),
             }
         )
     st.dataframe(rows, hide_index=True, width="stretch")
 
 
-LESSONS: dict[str, tuple[str, dict[str, str], tuple[tuple[str, str], ...]]] = {
-    "One coordinate is rare": (
-        "The gradient of y is there in one step of twenty. Rules that divide by its size still take steps that count.",
-        {"formula": "0.5*(x^2 + y^2)", "start": "2,2", "steps": "400", "present": "0.05"},
-        (("sgd", "0.05"), ("adagrad", "0.5"), ("adam", "0.05"), ("rmsprop", "0.05")),
-    ),
-    "The axes are turned": (
-        "The ravine turned by 30°, at the rates that were best along the axes. Gradient descent does not notice; rules "
-        "that have a rate for each coordinate do.",
-        {"surface": "rotated-ravine", "steps": "200"},
-        (("sgd", "0.025"), ("momentum", "0.01"), ("adagrad", "1"), ("adam", "0.4")),
-    ),
-    "Noise at a constant rate": (
-        "With noise nobody converges at a constant rate: each hovers in a ball whose size goes by the rate. Adam is no "
-        "exception.",
-        {"surface": "bowl", "steps": "400", "noise": "2"},
-        (("sgd", "0.05"), ("momentum", "0.02"), ("adam", "0.05")),
-    ),
-    "A plateau": (
-        "Far out the gradient is 0.000006. Gradient descent stands still; Adam divides it by its own size and goes.",
-        {"surface": "plateau", "steps": "200"},
-        (("sgd", "1"), ("momentum", "0.5"), ("adam", "0.1"), ("rmsprop", "0.05")),
-    ),
-}
-
-
-def show_lesson() -> None:
+def show_lessons() -> None:
     """Show when Adam helps and when it does not: each comparison is computed here and now."""
-    for title, (text, shared, rules) in LESSONS.items():
-        st.subheader(title)
-        st.markdown(text)
-        competitors = [{"optimizer": name, "learning_rate": value} for name, value in rules]
-        paths, verdicts = raced(frozen(shared), tuple(frozen(one) for one in competitors))
-        rows = [
-            {
-                "Optimizer": title_of(path.competitor.rule),
-                "Rate": rate(path.competitor.learning_rate),
-                "|x| left": number(abs(float(path.points[-1][0]))),
-                "|y| left": number(abs(float(path.points[-1][1]))),
-                "Loss": number(float(path.values[-1])),
-                "What became of it": str(told_of.status),
-            }
-            for path, told_of in zip(paths, verdicts, strict=True)
-        ]
+    for lesson in LESSONS.values():
+        st.subheader(lesson.title)
+        st.markdown(escape_markdown(lesson.text))
+        rows = []
+        for where, shared in lesson.grounds.items():
+            wanted = tuple(frozen(one) for one in lesson.wanted)
+            paths, verdicts = raced(frozen(shared), wanted)
+            asking = asked.read(shared, lesson.wanted)
+            for name, path, one in zip(asking.names, paths, verdicts, strict=True):
+                steps = reached(asking.loss, path)
+                rows.append(
+                    {
+                        **({"Surface": where} if where else {}),
+                        "Optimizer": name,
+                        "Schedule": SCHEDULES[path.competitor.schedule].title,
+                        "Rate": rate(path.competitor.learning_rate),
+                        **({f"Steps to {TARGET:g}": steps} if asking.loss.minima else {}),
+                        "First step": number(float(np.linalg.norm(path.points[1] - path.points[0], np.inf))),
+                        "|x| left": number(abs(float(path.points[-1][0]))),
+                        "|y| left": number(abs(float(path.points[-1][1]))),
+                        "Loss, mean of the last fifth": number(settled(path)),
+                        "What became of it": str(one.status),
+                    }
+                )
         st.dataframe(rows, hide_index=True, width="stretch")
+        shared = list(lesson.grounds.values())[-1]
+        st.button(
+            "Open this race",
+            icon=":material/flag:",
+            key=f"open_{lesson.name}",
+            on_click=open_race,
+            args=(races.address(shared, lesson.wanted),),
+        )
+
+
+def open_race(parameters: Mapping[str, str]) -> None:
+    """Fill the form with a race. A link would not: what a page's widgets hold counts for more than its address."""
+    first = {
+        "surface": "ravine",
+        "view": "race",
+        **{f"{rule.replace('-', '_')}_schedule": "constant" for rule in RULES},
+    }
+    own = ("descent_", "rate_", *(f"{rule.replace('-', '_')}_" for rule in RULES))
+    texts = {key: "" for key in map(str, st.session_state) if key == "formula" or key.startswith(own)}
+    st.session_state.update({**texts, **first, **parameters, "optimizers": parameters["optimizers"].split(",")})
 
 
 def show_page() -> None:
     """Show the chosen view."""
     st.title("Descent")
-    shared = ask_surface()
+    shared = ask_ground()
     try:
-        surface = asked.surface_of(shared["surface"], shared["formula"])
+        ground = asked.ground_of(shared)
     except DlkitError as error:
         show_error(error)
         return
-    competitors = ask_optimizers(surface)
-    if surface.teaches:
-        st.markdown(f"**{surface.title}.** {surface.teaches}")
-    st.latex(f"f(x, y) = {surface.formula.latex()}")
-    if not competitors:
-        st.info("Choose at least one optimizer.")
-        return
+    wanted = ask_optimizers(ground)
+    show_ground(ground)
     view = link.choose(
         st.segmented_control,
         "View",
@@ -265,13 +422,19 @@ def show_page() -> None:
         format_func=VIEWS.__getitem__,
         label_visibility="collapsed",
     )
-    shows: dict[str, Callable[[], None]] = {
-        "race": lambda: show_race(shared, competitors),
-        "basins": lambda: show_basins(shared, competitors),
-        "rates": lambda: show_rates(shared, competitors),
-        "lesson": show_lesson,
-    }
+    if view == "lesson":
+        show_lessons()
+        return
+    if not wanted:
+        st.info("Choose at least one optimizer.")
+        return
     with told():
+        asking = asked.read(shared, wanted)
+        shows: dict[str, Callable[[], None]] = {
+            "race": lambda: show_race(asking, *raced(frozen(shared), tuple(frozen(one) for one in wanted))),
+            "basins": lambda: show_basins(asking),
+            "rates": lambda: show_rates(asking),
+        }
         shows[view]()
 
 

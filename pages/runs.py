@@ -14,7 +14,7 @@ from dlkit.figures.results import confusion_figure
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import WAITING, Kind, Run, State
 from dlkit.words import duration, escape_markdown, number, percent
-from pages.parts import finder, pictures
+from pages.parts import finder, pictures, races
 from pages.parts.notices import show_empty, show_error, show_state, told
 from pages.parts.progress import follow, points_of, show_bar
 from pages.parts.steering import act, show_failure, show_refusal, show_verbs
@@ -162,6 +162,14 @@ def show_actions(run: Run) -> None:
                 icon=":material/content_copy:",
                 query_params={"level": "expert", **changes},
             )
+            toy = races.address_of_run(config)
+            if toy and run.kind == Kind.FINETUNE:
+                st.page_link(
+                    "descent.py",
+                    label="Replay on a toy surface",
+                    icon=":material/landscape:",
+                    query_params=toy,
+                )
 
 
 def delete(run: Run) -> None:

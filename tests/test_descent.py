@@ -10,14 +10,17 @@ import torch
 
 from benchmarks.descend import TOLERANCE, agreement, draws
 from dlkit.__main__ import main
+from dlkit.catalog.formulas import read_formula
+from dlkit.catalog.lessons import LESSONS
 from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.sums import POINT_SETS, SUMS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
-from dlkit.descent.asked import default_rate, surface_of
+from dlkit.descent.asked import default_rate, read
 from dlkit.descent.losses import FiniteSum, Surface, known_value
 from dlkit.descent.maps import basins, condition, curvature, sweep
 from dlkit.descent.race import Chance, Competitor, explained, minibatch, race
-from dlkit.descent.verdicts import Status, verdict
+from dlkit.descent.verdicts import Status, reached, settled, verdict
 from dlkit.errors import ConfigError, DlkitError, FormulaError
 
 BOWL = Surface.of(SURFACES["bowl"])
@@ -148,7 +151,7 @@ def test_batches_cost_their_share_of_the_sum():
 
 def test_first_steps_are_those_of_the_papers():
     for scale in (1e-3, 1.0, 1e4):
-        loss = Surface(surface_of("", f"{scale:f}*(x - y)").formula, (-5, 5, -5, 5))
+        loss = Surface(read_formula(f"{scale:f}*(x - y)"), (-5, 5, -5, 5))
         moved = {rule: one_path(loss, rule, 0.1, 1, (0.0, 0.0)).points[1] for rule in ("sgd", "momentum", "adam")}
         np.testing.assert_allclose(moved["adam"], (-0.1, 0.1), rtol=1e-4)  # the rate, against the gradient's sign
         np.testing.assert_array_equal(moved["momentum"], moved["sgd"])
@@ -156,7 +159,7 @@ def test_first_steps_are_those_of_the_papers():
 
 
 def test_decay_of_adamw_acts_on_the_weights_and_that_of_adam_on_the_gradient():
-    flat = Surface(surface_of("", "0*x").formula, (-5, 5, -5, 5))
+    flat = Surface(read_formula("0*x"), (-5, 5, -5, 5))
     decayed = one_path(flat, "adamw", 0.1, 10, (2.0, -1.0), weight_decay=0.05).points
     np.testing.assert_allclose(decayed, np.array((2.0, -1.0)) * (1 - 0.1 * 0.05) ** np.arange(11)[:, None], rtol=1e-13)
     mixed = one_path(flat, "adam", 0.1, 1, (2.0, -1.0), weight_decay=0.05).points[1]
@@ -254,7 +257,7 @@ def test_noise_is_named_as_what_keeps_a_path_moving():
 
 
 def test_path_that_comes_to_where_a_formula_is_not_defined_has_left():
-    loss = Surface(surface_of("", "sqrt(x) + y^2").formula, (-5, 5, -5, 5))
+    loss = Surface(read_formula("sqrt(x) + y^2"), (-5, 5, -5, 5))
     told = judged(loss, "sgd", 0.5, 50, (1.0, 1.0))
     assert told.status == Status.LEFT
     assert "not defined" in told.reason
@@ -265,7 +268,7 @@ def test_path_that_comes_to_where_a_formula_is_not_defined_has_left():
 
 def test_numbers_of_a_step_are_those_it_was_taken_by():
     for rule in RULES:
-        path = one_path("beale", rule, default_rate(SURFACES["beale"], rule), 12)
+        path = one_path("beale", rule, default_rate(SURFACES["beale"].rates, rule), 12)
         steps = list(explained(path))
         assert len(steps) == path.steps
         last = min(7, path.steps - 1)
@@ -312,14 +315,123 @@ def test_curvature_and_condition_at_a_point():
     assert condition(curvature(Surface.of(SURFACES["monkey-saddle"]), (0, 0))[0]) == math.inf
 
 
-def test_sparse_coordinate_is_reached_by_rules_that_divide_by_its_size():
-    """½(x² + y²), y's gradient present in one step of twenty: what is left of y after 400 steps."""
-    loss = Surface(surface_of("", "0.5*(x^2 + y^2)").formula, (-5, 5, -5, 5))
-    rates = {"sgd": 0.05, "adagrad": 0.5, "adam": 0.05, "rmsprop": 0.05}
-    chance = Chance(present=0.05)
-    paths = race(loss, [Competitor(rule, rate) for rule, rate in rates.items()], [(2.0, 2.0)], 400, chance)
-    left = {path.competitor.rule: abs(path.points[-1, 1]) for path in paths}
-    assert left["sgd"] > 0.4 > 0.3 > max(left["adagrad"], left["adam"], left["rmsprop"])
+# The lessons: what their texts say is what their races show
+
+
+def raced_for(lesson):
+    """Return each path of a lesson by (ground, name)."""
+    found = {}
+    for where, shared in LESSONS[lesson].grounds.items():
+        wanted = read(shared, LESSONS[lesson].wanted)
+        paths = race(wanted.loss, wanted.competitors, wanted.starts, wanted.budget, wanted.chance)
+        found |= {(where, name): (wanted.loss, path) for name, path in zip(wanted.names, paths, strict=True)}
+    return found
+
+
+def test_rare_gradients_reach_rules_that_divide_by_their_size():
+    left = {name: np.abs(path.points[-1]).max() / 2 for (_, name), (_, path) in raced_for("sparse").items()}
+    assert 0.3 < left.pop("Stochastic gradient descent") < 0.4
+    assert max(left.values()) < 0.05
+
+
+def test_vanishing_gradient_stops_gradient_descent_and_not_adam():
+    found = raced_for("plateau")
+    loss, path = found["", "Adam"]
+    assert reached(loss, path) == 63
+    assert np.linalg.norm(path.gradients[0]) == pytest.approx(6.4e-6, rel=0.1)
+    for name in ("Stochastic gradient descent", "SGD with momentum"):
+        assert verdict(*found["", name]).status == Status.STUCK
+
+
+def test_turning_the_axes_costs_adam_five_times_the_steps_and_momentum_none():
+    steps = {key: reached(loss, path) for key, (loss, path) in raced_for("axes").items()}
+    along, turned = "along the axes", "turned by 30°"
+    assert (steps[along, "Adam"], steps[turned, "Adam"]) == (50, 260)
+    assert steps[turned, "Adagrad"] > 20 * steps[along, "Adagrad"]
+    for name in ("Stochastic gradient descent", "SGD with momentum", "L-BFGS"):
+        assert steps[turned, name] == pytest.approx(steps[along, name], rel=0.2)
+
+
+def test_round_bowl_needs_no_adam():
+    steps = {name: reached(loss, path) for (_, name), (loss, path) in raced_for("simple").items()}
+    assert steps["Stochastic gradient descent"] == 3
+    assert [steps[f"Adam, learning rate {rate}"] for rate in ("0.1", "0.5", "1")] == [90, 82, 74]
+
+
+def test_noise_ball_goes_by_the_rate_and_a_falling_rate_ends_nearest():
+    paths = [path for _, path in raced_for("noise").values()]
+    for large, small, falling in (paths[:3], paths[3:]):
+        assert settled(large) > 5 * settled(small) > 5 * settled(falling)
+
+
+def test_small_batches_are_nearer_at_first_and_hover():
+    found = {name: (loss, path) for (_, name), (loss, path) in raced_for("batches").items()}
+    loss, single = found["Stochastic gradient descent, batch size 1"]
+    _, whole = found["Stochastic gradient descent, batch size 14"]
+    assert (single.steps, whole.steps) == (280, 20)
+    looked = 5 * 14  # examples
+    assert single.values[looked] < whole.values[5] / 5
+    exact = one_path(loss, "sgd", 0.1, 280, start=(-3, 3))
+    assert exact.values[-1] - known_value(loss) < 1e-6 < 1e-2 < settled(single) - known_value(loss)
+
+
+def test_first_step_without_correction_is_longer_than_the_rate_by_what_is_said():
+    steps = {
+        name: np.abs(path.points[1] - path.points[0]).max() for (_, name), (_, path) in raced_for("correction").items()
+    }
+    assert steps["Adam, bias correction 0"] == pytest.approx(0.05 * 0.1 / math.sqrt(0.001), rel=1e-6)
+    assert steps["Adam, bias correction 1"] == pytest.approx(0.05, rel=1e-6)
+
+
+def test_decay_in_adams_gradient_is_divided_away():
+    left = {name: abs(path.points[-1][1]) for (_, name), (_, path) in raced_for("decay").items()}
+    assert left["Adam, weight decay 0.001"] == pytest.approx(left["Adam, weight decay 0.1"], rel=1e-4)
+    for decay in (0.001, 0.1):
+        assert left[f"AdamW, weight decay {decay:g}"] == pytest.approx(2 * (1 - 0.005 * decay) ** 200, rel=1e-12)
+
+
+# Sums
+
+
+@pytest.mark.parametrize("kind", ["line", "logistic"])
+def test_sums_have_the_gradients_and_hessians_of_torch(kind):
+    points = POINT_SETS[SUMS[kind].points].points
+    loss, places = FiniteSum.of(kind, points), np.random.default_rng(0).uniform(-4, 4, (20, 2))
+    inputs, targets = torch.tensor(points, dtype=torch.float64).T
+    batch = np.array([3, 1, 7])
+
+    def mean_loss(place, chosen):
+        outputs = place[0] * inputs[chosen] + place[1]
+        if kind == "line":
+            return torch.nn.functional.mse_loss(outputs, targets[chosen]) / 2
+        return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets[chosen])
+
+    for chosen in (None, batch):
+        look = loss.look(places, bends=True, batch=chosen)
+        rows = slice(None) if chosen is None else torch.tensor(chosen)
+        for at, place in enumerate(torch.tensor(places)):
+            wanted = torch.func.grad_and_value(lambda one: mean_loss(one, rows))(place)  # noqa: B023
+            np.testing.assert_allclose(look.gradient[at], wanted[0], rtol=1e-12, atol=1e-14)
+            assert look.value[at] == pytest.approx(float(wanted[1]), rel=1e-12)
+            hessian = torch.func.hessian(lambda one: mean_loss(one, rows))(place)  # noqa: B023
+            np.testing.assert_allclose(look.hessian[at], hessian, rtol=1e-11, atol=1e-14)
+
+
+def test_minimum_of_least_squares_is_that_of_the_normal_equations():
+    points = np.array(POINT_SETS["noisy-line"].points)
+    (minimum,) = FiniteSum.of("line", points.tolist()).minima
+    np.testing.assert_allclose(minimum, np.polyfit(points[:, 0], points[:, 1], 1), rtol=1e-10)
+    assert not FiniteSum.of("logistic", POINT_SETS["parted-classes"].points).minima
+    assert not FiniteSum.of("line", [(1, 2), (1, 3)]).minima
+
+
+def test_gradients_of_batches_deviate_as_the_closed_form_says():
+    loss = FiniteSum.of("line", POINT_SETS["noisy-line"].points)
+    for size in (1, 4, 13, 14):
+        drawn = [
+            loss.look(np.array([(-3.0, 3.0)]), batch=minibatch(14, size, seed, 0)).gradient[0] for seed in range(4000)
+        ]
+        np.testing.assert_allclose(np.std(drawn, 0), loss.deviation((-3.0, 3.0), size), rtol=0.05, atol=1e-12)
 
 
 # The command
@@ -357,6 +469,21 @@ def test_command_gives_the_path_and_what_became_of_it(capsys):
         (["--formula", "x.__class__"], "Column 1"),
         (["--formula", "x" * 10_000], "10,000"),
         (["--noise", "-1", "--seed", "-1"], "Noise"),
+        (["--batch", "4"], "knows no batches"),
+        (["--surface", "line", "--optimizer", "newton", "--batch", "4"], "knows no batches"),
+        (["--surface", "line", "--batch", "0"], "from 1 to 200"),
+        (["--surface", "line", "--degrees", "30"], "not turned"),
+        (["--surface", "line", "--points", "1,2"], "2 to 200 points"),
+        (["--surface", "line", "--points", "1,nan; 2,3"], "from -100 to 100"),
+        (["--surface", "line", "--points", "../etc; 2,3"], "pairs of numbers"),
+        (["--surface", "logistic", "--points", "1,0; 2,3"], "0 or 1"),
+        (["--learning-rate", "0.1,much"], "got much"),
+        (["--learning-rate", ",".join(["0.1"] * 15)], "At most 14"),
+        (["--learning-rate", ",".join(["0.1"] * 14), "--steps", "20000"], "steps in all"),
+        (["--starts", "100", "--steps", "20000"], "from all starts"),
+        (["--formula", "x^2", "--domain", "3,1,0,1"], "four numbers"),
+        (["--formula", "x^2", "--domain", "-inf,1,0,1"], "four numbers"),
+        (["--start", "1,1; 2"], "two numbers"),
     ],
 )
 def test_command_refuses_with_a_sentence(arguments, said, capsys):
@@ -368,13 +495,11 @@ def test_command_refuses_with_a_sentence(arguments, said, capsys):
 
 
 def test_problems_are_named_all_at_once():
-    from dlkit.descent.asked import read
-
     with pytest.raises(ConfigError) as caught:
-        read({"learning_rate": "0", "steps": "x", "start": "7"})
+        read({"steps": "x", "seed": "-1"}, [{"learning_rate": "0"}])
     assert len(caught.value.problems) == 3
     with pytest.raises(FormulaError):
-        read({"formula": "2x"})
+        read({"formula": "2x"}, [{}])
     assert issubclass(FormulaError, DlkitError)
 
 

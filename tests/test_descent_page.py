@@ -3,21 +3,26 @@
 import base64
 import itertools
 import json
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dlkit.catalog.formulas import read_formula
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
+from dlkit.config import parse
 from dlkit.descent.asked import default_rate
 from dlkit.descent.losses import Surface
 from dlkit.descent.race import Competitor, explained, race
 from dlkit.descent.verdicts import verdict
 from dlkit.figures.descent import microscope, scene
 from dlkit.settings import settings
+from pages.parts import races
 from tests.live_server import REPOSITORY
 
 LIMIT = 150 * 1024  # bytes
@@ -41,9 +46,15 @@ def opened(**parameters: str) -> AppTest:
     return app
 
 
+def raced(app: AppTest) -> pd.DataFrame:
+    """Return the table of the race."""
+    (frame,) = (one.value for one in app.dataframe if "What became of it" in one.value)
+    return frame
+
+
 def table(app: AppTest) -> dict[str, str]:
     """Return what became of each optimizer."""
-    frame = app.dataframe[0].value
+    frame = raced(app)
     return dict(zip(frame["Optimizer"], frame["What became of it"], strict=True))
 
 
@@ -61,7 +72,7 @@ def test_first_visit_tells_a_story():
 def test_link_opens_what_its_sender_saw():
     app = opened(surface="himmelblau", optimizers="adam,newton", rate_adam="0.3", descent_steps="120", view="race")
     assert app.selectbox(key="surface").value == "himmelblau"
-    frame = app.dataframe[0].value
+    frame = raced(app)
     assert list(frame["Optimizer"]) == ["Adam", "Newton's method"]
     assert list(frame["Rate"]) == ["0.3", "1"]
     assert list(frame["Gradient evaluations"]) == [120, 120]
@@ -101,7 +112,9 @@ def test_formula_of_a_visitor_races():
 def test_twelve_optimizers_of_five_hundred_steps_stay_within_the_message():
     entry = SURFACES["rosenbrock"]
     rules = [rule for rule in RULES if rule != "newton"][:12]
-    paths = race(Surface.of(entry), [Competitor(rule, default_rate(entry, rule)) for rule in rules], [entry.start], 500)
+    paths = race(
+        Surface.of(entry), [Competitor(rule, default_rate(entry.rates, rule)) for rule in rules], [entry.start], 500
+    )
     verdicts = [verdict(Surface.of(entry), path) for path in paths]
     for place in (rules.index("adam"), rules.index("nadam")):
         sent = scene(Surface.of(entry), paths, verdicts, rules, is_logarithmic=True)
@@ -112,7 +125,7 @@ def test_twelve_optimizers_of_five_hundred_steps_stay_within_the_message():
 def test_numbers_in_the_formula_are_those_of_the_step():
     entry = SURFACES["beale"]
     for rule in RULES:
-        (path,) = race(Surface.of(entry), [Competitor(rule, default_rate(entry, rule))], [entry.start], 30)
+        (path,) = race(Surface.of(entry), [Competitor(rule, default_rate(entry.rates, rule))], [entry.start], 30)
         sent, steps = microscope(path, 0, 1), list(explained(path))
         assert sent["lines"][-1]["slot"] == "delta"
         for slot, column in sent["values"].items():
@@ -129,3 +142,80 @@ def test_numbers_in_the_formula_are_those_of_the_step():
                 np.testing.assert_array_equal(found, np.broadcast_to(wanted, found.shape))
         written = "".join(line["formula"] + line["numbers"] for line in sent["lines"])
         assert "<script" not in written
+
+
+def test_values_with_commas_race_against_each_other():
+    app = opened(surface="bowl", optimizers="adam", rate_adam="0.1,0.5", adam_bias_correction="0, 1")
+    frame = raced(app)
+    assert len(frame) == 4
+    assert "Adam, learning rate 0.5, bias correction 0" in set(frame["Optimizer"])
+
+
+def test_several_starts_are_counted_by_how_they_ended():
+    app = opened(surface="himmelblau", optimizers="sgd", rate_sgd="0.01", descent_starts="12")
+    (row,) = raced(app).to_dict("records")
+    assert row["What became of it"] == "12 converged"
+    assert row["Steps to 0.001"].endswith("(12 of 12)")
+
+
+def test_points_are_picked_and_drawn_and_batches_differ():
+    app = opened(surface="line", optimizers="sgd", sgd_batch="1,4", descent_steps="100")
+    frame = raced(app)
+    assert list(frame["Optimizer"]) == [f"Stochastic gradient descent, batch size {size}" for size in (1, 4)]
+    assert list(frame["Gradient evaluations"]) == [100, 100]
+    app.button(key="pick_outlier").click().run()
+    assert app.text_input(key="line_points").value == "outlier"
+    assert not app.exception
+    assert app.query_params["line_points"] == "outlier"
+    app.text_input(key="line_points").set_value("1,2; 3,x").run()
+    assert any("pairs of numbers" in box.value for box in app.error)
+
+
+def test_classes_that_a_point_parts_have_no_minimum():
+    app = opened(surface="logistic", logistic_points="parted-classes", optimizers="sgd", descent_steps="50")
+    assert not app.error
+    assert "Steps to 0.001" not in raced(app)
+    rates = opened(surface="logistic", logistic_points="parted-classes", optimizers="sgd", view="rates")
+    assert any("no target" in box.value for box in rates.info)
+
+
+def test_lesson_opens_its_race():
+    app = opened(view="lesson", surface="beale", formula="x^2", rate_adam="7")
+    app.button(key="open_axes").click().run()
+    assert not app.exception
+    assert not app.error
+    assert "surface" not in app.query_params
+    assert app.query_params["descent_degrees"] == "30"
+    rows = raced(app).set_index("Optimizer")
+    assert rows.loc["Adam", "Steps to 0.001"] == "260"
+    assert rows.loc["SGD with momentum", "Rate"] == "0.01"
+
+
+def test_runs_optimizer_is_replayed_with_its_settings():
+    config = parse({"optimizer": "adam", "learning_rate": "0.02", "beta1": "0.5", "schedule": "cosine"}).resolved()
+    address = races.address_of_run(config)
+    assert address is not None
+    row = raced(opened(**address)).to_dict("records")[0]
+    assert row["Rate"] == "0.02"
+    assert row["Gradient evaluations"] == 1000
+    assert address["adam_beta1"] == "0.5"
+    assert address["adam_schedule"] == "cosine"
+    assert races.address_of_run(parse({"optimizer": "muon"})) is None
+
+
+def test_training_page_opens_with_what_was_raced():
+    app = opened(surface="bowl", optimizers="rmsprop", rate_rmsprop="0.02", rmsprop_momentum="0.3")
+    (way,) = (link for link in app.get("page_link") if "Train with" in link.proto.label)
+    asked_for = dict(urllib.parse.parse_qsl(way.proto.query_string))
+    assert asked_for["optimizer"] == "rmsprop"
+    assert asked_for["momentum"] == "0.3"
+    config = parse({name: value for name, value in asked_for.items() if name != "level"})
+    assert (config.rate, config.optimizer_settings()["momentum"]) == (0.02, 0.3)
+
+
+def test_place_where_a_formula_is_not_defined_is_grey_and_leaving_is_said():
+    app = opened(formula="sqrt(x) + y^2", descent_domain="-1,3,-2,2", optimizers="sgd", rate_sgd="0.5")
+    assert table(app)["Stochastic gradient descent"].startswith("left the domain")
+    loss = Surface(read_formula("sqrt(x) + y^2"), (-1, 3, -2, 2))
+    (path,) = race(loss, [Competitor("sgd", 0.5)], [(2, 1)], 50)
+    assert scene(loss, [path], [verdict(loss, path)], ["SGD"], is_logarithmic=False)["undefined"]

@@ -1,7 +1,8 @@
 """What somebody asks of a descent, as text from a form, a link or a command line: read, checked, and worded."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +11,24 @@ import numpy as np
 from dlkit.catalog import choose
 from dlkit.catalog.formulas import read_formula
 from dlkit.catalog.schedules import SCHEDULES
+from dlkit.catalog.sums import MOST_POINTS, POINT_SETS, SUMS, SumEntry
 from dlkit.catalog.surfaces import SURFACES, Point, SurfaceEntry
 from dlkit.catalog.updates import RULES
-from dlkit.descent.losses import Surface, is_inside
+from dlkit.descent.losses import Domain, FiniteSum, Loss, Surface, is_inside
 from dlkit.descent.race import Chance, Competitor
 from dlkit.errors import ConfigError
+from dlkit.words import count
 
 OWN = "formula"  # what a surface is called that somebody has typed
 OWN_DOMAIN = (-5.0, 5.0, -5.0, 5.0)
-OWN_START = (3.0, 2.0)
+OWN_START = (0.8, 0.7)  # as shares of the domain
 #: a rate for surfaces that say none for the rule: Newton's and L-BFGS's own, and those of torch for the others
 OWN_RATE = 0.05
+FARTHEST_INPUT = 100.0  # of an example, and of a domain's border 1,000 times as much
+MOST_COMPETITORS = 14
+MOST_STEPS = 20_000  # of one path
+MOST_STEPS_OF_ALL = 100_000  # of all competitors: seconds
+MOST_PLACES = 200_000  # that all paths come by: megabytes
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,21 @@ class Number:
         raise ConfigError([f"{self.title} ({name}) must be {kind} {bound} {self.high:g}; got {text[:40]}."])
 
 
-NUMBERS = {
-    "learning_rate": Number("Learning rate", None, 0, 1000, is_from=False),
-    "steps": Number("Steps", 200, 1, 20_000, is_whole=True),
+#: of the whole race
+SHARED = {
+    "steps": Number("Steps", 200, 1, MOST_STEPS, is_whole=True),
+    "starts": Number("Starts", 1, 1, 100, is_whole=True),
     "noise": Number("Noise", 0, 0, 1000),
     "present": Number("Chance of a coordinate", 1, 0, 1, is_from=False),
     "degrees": Number("Turned by", 0, -360, 360),
     "seed": Number("Seed", 0, 0, 2**31 - 1, is_whole=True),
+}
+#: of one competitor, beside the settings of its rule
+OWN_NUMBERS = {
+    "learning_rate": Number("Learning rate", None, 0, 1000, is_from=False),
+    "batch": Number("Batch size", None, 1, MOST_POINTS, is_whole=True),
+}
+SETTINGS = {
     "weight_decay": Number("Weight decay", None, 0, 1),
     "momentum": Number("Momentum", None, 0, 0.9999),
     "beta1": Number("Beta 1", None, 0, 0.9999),
@@ -70,95 +86,242 @@ NUMBERS = {
     "bias_correction": Number("Bias correction", None, 0, 1, is_whole=True),
     "history": Number("History", None, 1, 100, is_whole=True),
 }
+NUMBERS = {**SHARED, **OWN_NUMBERS, **SETTINGS}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is descended on, and what is said of it; `rates` are learning rates that suit it, by optimizer."""
+
+    name: str
+    title: str
+    teaches: str
+    source: str
+    latex: str
+    loss: Surface | FiniteSum
+    start: Point
+    rates: Mapping[str, float]
+    is_logarithmic: bool = False
+
+    def rate(self, rule: str) -> float:
+        """Return a rate that suits a rule here."""
+        return default_rate(self.rates, rule)
+
+
+def default_rate(rates: Mapping[str, float], rule: str) -> float:
+    """Return a rate that suits a rule: the surface's own for it or for one like it, else the rule's."""
+    like = {"gradient-descent": "sgd", "adamw": "adam", "nadam": "adam", "radam": "adam", "adamax": "adam"}
+    if rule in ("newton", "lbfgs", "adadelta"):
+        return RULES[rule].learning_rate
+    return rates.get(rule, rates.get(like.get(rule, ""), OWN_RATE))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is descended on, from where, by what, and how far."""
+    """What is descended on, from where, by whom, and how far: each path may cost `budget` gradients of the whole loss.
 
-    surface: SurfaceEntry
-    loss: Surface
-    start: Point
+    `names` tell the competitors apart.
+    """
+
+    ground: Ground
+    starts: tuple[Point, ...]
     competitors: tuple[Competitor, ...]
-    steps: int
+    names: tuple[str, ...]
+    budget: float
     chance: Chance
 
     @property
-    def budget(self) -> int:
-        """What the steps of the first competitor cost, in gradients."""
-        return math.ceil(self.steps * self.competitors[0].cost(self.loss))
+    def loss(self) -> Loss:
+        return self.ground.loss
 
 
-def surface_of(name: str, formula: str = "") -> SurfaceEntry:
-    """Return a surface of the catalog, or that of a formula; FormulaError, UnknownChoice."""
-    if not formula.strip():
-        return choose(SURFACES, name, "surface")
-    read_formula(formula)
-    return SurfaceEntry(OWN, "Your formula", "", formula, OWN_DOMAIN, OWN_START, (), "", {})
+class _Problems(list[str]):
+    """Gathers what is wrong, so that all of it is told at once."""
 
-
-def default_rate(surface: SurfaceEntry, rule: str) -> float:
-    """Return a rate that suits: the surface's own for the rule or one like it, else the rule's."""
-    like = {"gradient-descent": "sgd", "adamw": "adam", "nadam": "adam", "radam": "adam", "adamax": "adam"}.get(rule)
-    own = RULES[rule].learning_rate
-    if rule in ("newton", "lbfgs", "adadelta"):
-        return own
-    return surface.rates.get(rule, surface.rates.get(like or "", OWN_RATE))
-
-
-def read(values: Mapping[str, Any]) -> Asked:
-    """Read one optimizer's descent; DlkitError with a sentence for every problem."""
-    problems: list[str] = []
-
-    def number(name: str) -> float | None:
+    def number(self, number: Number, name: str, value: Any) -> float | None:
         try:
-            return NUMBERS[name].read(name, values.get(name))
+            return number.read(name, value)
+        except ConfigError as error:
+            self.extend(error.problems)
+            return number.default
+
+
+def ground_of(values: Mapping[str, Any]) -> Ground:
+    """Return the surface, the formula or the sum that is asked for: DlkitError with a sentence."""
+    formula, name = _text(values, "formula"), _text(values, "surface") or "ravine"
+    degrees = SHARED["degrees"].read("degrees", values.get("degrees")) or 0.0
+    if formula:
+        read_formula(formula)
+        domain = _read_domain(_text(values, "domain"))
+        left, right, low, high = domain
+        start = (left + OWN_START[0] * (right - left), low + OWN_START[1] * (high - low))
+        entry = SurfaceEntry(OWN, "Your formula", "", formula, domain, start, (), "", {})
+    elif name in SUMS:
+        if degrees % 360:
+            raise ConfigError(["A sum over points is not turned. Leave the degrees out."])
+        return _sum(SUMS[name], _text(values, "points"))
+    else:
+        entry = choose(SURFACES, name, "surface")
+    loss = Surface.of(entry, degrees)
+    return Ground(
+        entry.name,
+        entry.title,
+        entry.teaches,
+        entry.source,
+        f"f(x, y) = {entry.formula.latex()}",
+        loss,
+        loss.turn(entry.start),
+        entry.rates,
+        entry.is_logarithmic,
+    )
+
+
+def read(shared: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]], *, in_steps: bool = False) -> Asked:
+    """Read a race of the optimizers `wanted`; DlkitError with a sentence for every problem.
+
+    Where one of an optimizer's numbers is several, with commas between, each of them competes. "steps" are gradients of
+    the whole loss, equal for all; `in_steps`: steps of the first competitor, whatever each costs.
+    """
+    problems = _Problems()
+    ground = ground_of(shared)
+    numbers = {name: problems.number(number, name, shared.get(name)) for name, number in SHARED.items()}
+    competitors, names = [], []
+    for values in wanted:
+        for one, name in _competitors(ground, values, problems):
+            competitors.append(one)
+            names.append(name)
+    starts: tuple[Point, ...] = ()
+    if not problems:
+        try:
+            starts = read_starts(_text(shared, "start"), ground, int(numbers["starts"] or 1), int(numbers["seed"] or 0))
         except ConfigError as error:
             problems.extend(error.problems)
-            return NUMBERS[name].default
+    budget = numbers["steps"] or 0.0
+    if not problems:
+        if in_steps:
+            budget *= competitors[0].cost(ground.loss)
+        problems += _too_much(ground.loss, competitors, len(starts), budget)
+    if problems:
+        raise ConfigError(sorted(set(problems)))
+    chance = Chance(numbers["noise"] or 0.0, numbers["present"] or 0.0, int(numbers["seed"] or 0))
+    return Asked(ground, starts, tuple(competitors), tuple(names), budget, chance)
 
-    surface = surface_of(str(values.get("surface") or "ravine"), str(values.get("formula") or ""))
-    rule = choose(RULES, str(values.get("optimizer") or "sgd"), "optimizer")
-    schedule = choose(SCHEDULES, str(values.get("schedule") or "constant"), "schedule")
-    rate, steps, noise, present, degrees, seed = map(
-        number, ("learning_rate", "steps", "noise", "present", "degrees", "seed")
-    )
-    settings = {}
-    for name in NUMBERS.keys() - {"learning_rate", "steps", "noise", "present", "degrees", "seed"}:
-        if values.get(name) in (None, ""):
+
+def _competitors(ground: Ground, values: Mapping[str, Any], problems: _Problems) -> list[tuple[Competitor, str]]:
+    """Return the competitors that one optimizer's values ask for, each with its name."""
+    rule = choose(RULES, _text(values, "optimizer") or "sgd", "optimizer")
+    schedule = choose(SCHEDULES, _text(values, "schedule") or "constant", "schedule")
+    several: dict[str, list[float]] = {}
+    for name, number in {**OWN_NUMBERS, **SETTINGS}.items():
+        text = _text(values, name)
+        if not text:
             continue
-        if name not in rule.settings:
+        if name in SETTINGS and name not in rule.settings:
             uses = ", ".join(rule.settings) or "none"
             problems.append(f"{name} is not a setting of {rule.name}; its settings: {uses}. Leave it out.")
-        elif (given := number(name)) is not None:
-            settings[name] = given
-    loss = Surface.of(surface, degrees or 0.0)
-    start = loss.turn(surface.start)
-    if values.get("start") not in (None, ""):
-        try:
-            start = read_point(str(values["start"]), loss)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ConfigError(sorted(problems))
-    assert steps is not None
-    assert noise is not None
-    assert present is not None
-    assert seed is not None
-    competitor = Competitor(
-        rule.name, default_rate(surface, rule.name) if rate is None else rate, settings, schedule.name
-    )
-    return Asked(surface, loss, start, (competitor,), int(steps), Chance(noise, present, int(seed)))
+        elif name == "batch" and (ground.loss.examples is None or rule.is_exact):
+            who = rule.title if rule.is_exact else f"The surface {ground.title}"
+            problems.append(f"{who} knows no batches. Leave the batch size out.")
+        else:
+            read = [problems.number(number, name, part) for part in text.split(",")]
+            several[name] = [one for one in read if one is not None]
+    made = []
+    for picked in itertools.islice(itertools.product(*several.values()), MOST_COMPETITORS + 1):
+        settings = dict(zip(several, picked, strict=True))
+        differs = [name for name in several if len(several[name]) > 1]
+        parts = [f"{NUMBERS[name].title.lower()} {settings[name]:g}" for name in differs]
+        rate, batch = settings.pop("learning_rate", ground.rate(rule.name)), settings.pop("batch", None)
+        one = Competitor(rule.name, rate, settings, schedule.name, None if batch is None else int(batch))
+        made.append((one, ", ".join((rule.title, *parts))))
+    return made
 
 
-def read_point(text: str, loss: Surface) -> Point:
+def _too_much(loss: Loss, competitors: Sequence[Competitor], starts: int, budget: float) -> list[str]:
+    """Return what makes a race too long, if anything does."""
+    if len(competitors) > MOST_COMPETITORS:
+        return [f"At most {MOST_COMPETITORS} race at once. Ask for fewer optimizers, or fewer values of them."]
+    steps = [int(budget / one.cost(loss) + 1e-9) for one in competitors]
+    longest = max(steps, default=0)
+    if longest > MOST_STEPS:
+        return [f"That is {count(longest)} small steps; at most {count(MOST_STEPS)}. Lower steps, or raise the batch."]
+    if sum(steps) > MOST_STEPS_OF_ALL:
+        return [
+            f"That is {count(sum(steps))} steps in all; at most {count(MOST_STEPS_OF_ALL)}. Ask for fewer steps, or "
+            "for fewer optimizers."
+        ]
+    if sum(steps) * starts > MOST_PLACES:
+        return [
+            f"That is {count(sum(steps) * starts)} steps from all starts; at most {count(MOST_PLACES)}. Ask for fewer "
+            "steps or starts."
+        ]
+    return []
+
+
+def read_starts(text: str, ground: Ground, number: int, seed: int) -> tuple[Point, ...]:
+    """Read "X,Y" or several, with semicolons between, and draw what is missing to `number` from the domain."""
+    given = [read_point(part, ground.loss.domain) for part in text.split(";") if part.strip()] or [ground.start]
+    left, right, low, high = ground.loss.domain
+    share = np.random.default_rng((seed, len(given))).random((max(0, number - len(given)), 2))
+    drawn = np.array((left, low)) + share * np.array((right - left, high - low))
+    return (*given, *((x, y) for x, y in drawn.tolist()))
+
+
+def read_point(text: str, domain: Domain) -> Point:
     """Read "X,Y"; ConfigError where it is no point of the domain."""
     try:
         x, y = (float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError([f"The start must be two numbers, as in -3,2.5; got {text[:40]}."]) from None
-    left, right, low, high = loss.domain
-    if not is_inside(np.array((x, y)), loss.domain):
+        raise ConfigError([f"A start must be two numbers, as in -3,2.5; got {text.strip()[:40]}."]) from None
+    left, right, low, high = domain
+    if not is_inside(np.array((x, y)), domain):
         where = f"x from {left:g} to {right:g}, y from {low:g} to {high:g}"
-        raise ConfigError([f"The start {text[:40]} is outside the domain: {where}."])
+        raise ConfigError([f"The start {text.strip()[:40]} is outside the domain: {where}."])
     return x, y
+
+
+def _read_domain(text: str) -> Domain:
+    if not text:
+        return OWN_DOMAIN
+    try:
+        left, right, low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        left = right = low = high = math.nan
+    most = 1000 * FARTHEST_INPUT
+    if not (-most <= left < right <= most and -most <= low < high <= most):
+        raise ConfigError(
+            [f"The domain must be four numbers, x from and to, y from and to, as in -2,2,0,5; got {text[:40]}."]
+        )
+    return left, right, low, high
+
+
+def _sum(entry: SumEntry, points: str) -> Ground:
+    loss = FiniteSum.of(entry.name, read_points(points or entry.points, entry))
+    return Ground(entry.name, entry.title, entry.teaches, entry.source, entry.latex, loss, entry.start, entry.rates)
+
+
+def read_points(text: str, entry: SumEntry) -> tuple[Point, ...]:
+    """Read examples: the name of a set, or "X,Y; X,Y; …"; a class Y is 0 or 1. ConfigError with a sentence."""
+    if text.strip() in POINT_SETS:
+        points = POINT_SETS[text.strip()].points
+    else:
+        try:
+            points = tuple(
+                (float(x), float(y)) for x, y in (part.split(",") for part in text.split(";") if part.strip())
+            )
+        except ValueError:
+            shown = ", ".join(POINT_SETS)
+            raise ConfigError(
+                [f"The points must be pairs of numbers, as in -1,0; 2,1, or one of {shown}; got {text[:40]}."]
+            ) from None
+    if not 2 <= len(points) <= MOST_POINTS:
+        raise ConfigError([f"There must be 2 to {MOST_POINTS} points; got {len(points)}."])
+    if not all(abs(x) <= FARTHEST_INPUT and abs(y) <= FARTHEST_INPUT for x, y in points):
+        raise ConfigError([f"The points' numbers must be from {-FARTHEST_INPUT:g} to {FARTHEST_INPUT:g}."])
+    if entry.name == "logistic" and not all(y in (0, 1) for _, y in points):
+        raise ConfigError(["The second number of each point is its class here: 0 or 1."])
+    return points
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name)
+    return "" if value is None else str(value).strip()

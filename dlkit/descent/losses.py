@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -118,6 +118,26 @@ class FiniteSum:
     inputs: tuple[float, ...]
     targets: tuple[float, ...]
     domain: Domain = (-4.0, 4.0, -4.0, 4.0)
+
+    @classmethod
+    def of(cls, kind: Literal["line", "logistic"], points: Sequence[Point]) -> "FiniteSum":
+        """Return the sum over examples (input, target), on a square about 0 that its minimum is well within."""
+        inputs, targets = zip(*points, strict=True)
+        made = cls(kind, inputs, targets)
+        half = max([4.0, *(1.5 * abs(value) for point in made.minima for value in point)])
+        return replace(made, domain=(-half, half, -half, half))
+
+    def deviation(self, point: Point, batch: int) -> Array:
+        """Return the standard deviation (2,) of the gradient of `batch` examples, drawn without putting back.
+
+        √(S²/B · (N − B)/(N − 1)), with S² the variance of the examples' own gradients (Cochran 1977, Sampling
+        techniques, theorem 2.2).
+        """
+        places = range(self.examples)
+        singles = [self.look(as_points([point]), batch=np.array([place])).gradient[0] for place in places]
+        share = (self.examples - batch) / (batch * (self.examples - 1))
+        deviation: Array = np.asarray(singles).std(0) * math.sqrt(share)
+        return deviation
 
     @property
     def examples(self) -> int:

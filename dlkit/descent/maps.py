@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from dlkit.catalog.surfaces import Point
 from dlkit.descent.losses import Array, Loss, as_points, grid, known_value
 from dlkit.descent.race import FARTHEST, Chance, Competitor, Group, walk
-from dlkit.descent.verdicts import NEAR, edge
+from dlkit.descent.verdicts import NEAR, TARGET, edge
 
-TARGET = 1e-3  # above the minimum
 SWEPT = 60  # rates
 
 
@@ -140,3 +139,15 @@ def condition(curvatures: Sequence[float] | Array) -> float:
     """Return the ratio of the larger to the smaller curvature, without signs; infinity where one is 0."""
     small, large = sorted(abs(float(value)) for value in curvatures)
     return large / small if small else float("inf")
+
+
+def kind_of(curvatures: Sequence[float] | Array) -> str:
+    """Name the kind of a point by its curvatures, the smaller first; it may be a slope, too."""
+    small, large = float(curvatures[0]), float(curvatures[1])
+    if not (np.isfinite(small) and np.isfinite(large)):
+        return "not defined"
+    if small > 0:
+        return "curved up"
+    if large < 0:
+        return "curved down"
+    return "saddle" if small < 0 < large else "flat one way"

@@ -168,7 +168,7 @@ class QuasiNewton:
 
 
 def race(
-    loss: Loss, competitors: Sequence[Competitor], starts: Sequence[Point], budget: int, chance: Chance | None = None
+    loss: Loss, competitors: Sequence[Competitor], starts: Sequence[Point], budget: float, chance: Chance | None = None
 ) -> list[Path]:
     """Return the path of each competitor from each start; each may cost `budget` gradients of the whole loss."""
     points = as_points(starts)

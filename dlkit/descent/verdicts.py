@@ -29,6 +29,7 @@ class Verdict:
     gap: float | None
 
 
+TARGET = 1e-3  # above the lowest value
 #: a minimum this near, by Newton's step, as a share of the domain's diagonal, is reached
 NEAR = 1e-4
 #: two minima whose values differ by less, as a share of the largest value, are equally good
@@ -45,6 +46,18 @@ def verdict(loss: Loss, path: Path, chance: Chance | None = None) -> Verdict:
     gap = value - best if best is not None and math.isfinite(value) else None
     status, reason = _judge(loss, path, chance or Chance())
     return Verdict(status, reason, gap)
+
+
+def reached(loss: Loss, path: Path, above: float = TARGET) -> int | None:
+    """Return after how many steps a path first was within `above` of the lowest value that is known; None: never."""
+    best = known_value(loss)
+    is_there = path.values <= (-math.inf if best is None else best + above)
+    return int(is_there.argmax()) if is_there.any() else None
+
+
+def settled(path: Path) -> float:
+    """Return the mean loss of the last fifth of a path's steps: where there is noise the last step says little."""
+    return float(path.values[-max(1, round(LAST_SHARE * path.steps)) :].mean())
 
 
 def _judge(loss: Loss, path: Path, chance: Chance) -> tuple[Status, str]:

@@ -5,14 +5,16 @@ in base64, long paths every so many steps.
 """
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from dlkit.catalog.surfaces import Point
 from dlkit.catalog.updates import GIVEN, SYMBOLS
-from dlkit.descent.losses import Array, Loss, grid
+from dlkit.descent.losses import Array, FiniteSum, Loss, grid
 from dlkit.descent.maps import Basins, Sweep
 from dlkit.descent.race import Path, explained
 from dlkit.descent.verdicts import Verdict
@@ -42,9 +44,19 @@ COLOURS = (
 
 
 def scene(
-    loss: Loss, paths: Sequence[Path], verdicts: Sequence[Verdict], names: Sequence[str], *, is_logarithmic: bool
+    loss: Loss,
+    paths: Sequence[Path],
+    verdicts: Sequence[Verdict],
+    names: Sequence[str],
+    *,
+    is_logarithmic: bool,
+    axes: tuple[str, str] = ("x", "y"),
 ) -> dict[str, Any]:
-    """Return what the browser draws: the surface on a grid, all paths, and what became of them."""
+    """Return what the browser draws: the surface on a grid, all paths, and what became of them.
+
+    `names` are those of the competitors, who have as many paths each, one from each start, in their order.
+    """
+    starts = len(paths) // len(names)
     across, up, points = grid(loss.domain, GRID)
     values = loss.look(points).value
     lowest = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
@@ -58,22 +70,35 @@ def scene(
         **_surface(heights),
         "lowest": lowest,
         "logarithmic": is_logarithmic,
+        "undefined": bool(np.isnan(heights).any()),
+        "axes": axes,
         "minima": [list(point) for point in loss.minima],
         "unit": unit,
         "stride": stride,
         "ticks": max(round(path.evaluations * path.steps / unit) for path in paths),
         "paths": [
             {
-                "name": escape_html(name),
-                "colour": COLOURS[place % len(COLOURS)],
-                "status": str(told.status),
-                "reason": escape_html(told.reason),
+                "of": place // starts,
                 "step": path.evaluations * stride,
                 "points": packed(np.column_stack((path.points, path.values))[::stride]),
             }
-            for place, (path, told, name) in enumerate(zip(paths, verdicts, names, strict=True))
+            for place, path in enumerate(paths)
+        ],
+        "competitors": [
+            {
+                "name": escape_html(name),
+                "colour": COLOURS[place % len(COLOURS)],
+                "ended": ended(verdicts[place * starts : (place + 1) * starts]),
+            }
+            for place, name in enumerate(names)
         ],
     }
+
+
+def ended(verdicts: Sequence[Verdict]) -> str:
+    """Tell what became of one competitor's paths: "converged", or "12 converged, 8 stuck"."""
+    counts = Counter(str(told.status) for told in verdicts).most_common()
+    return counts[0][0] if len(verdicts) == 1 else ", ".join(f"{number} {status}" for status, number in counts)
 
 
 def microscope(path: Path, place: int, stride: int) -> dict[str, Any]:
@@ -217,4 +242,26 @@ def sweep_figure(sweeps: Sequence[tuple[str, Sweep]]) -> go.Figure:
     figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})
     figure.update_xaxes(title="learning rate", type="log", exponentformat="power", dtick=1)
     figure.update_yaxes(title="steps to the target", type="log", exponentformat="power", dtick=1)
+    return figure
+
+
+def examples_figure(loss: FiniteSum, ends: Sequence[tuple[str, Point]]) -> go.Figure:
+    """Draw the examples of a sum, and what the model makes of them where each competitor ended."""
+    inputs, targets = np.asarray(loss.inputs), np.asarray(loss.targets)
+    reach = max(float(np.abs(inputs).max()), 1.0) * 1.1
+    across = np.linspace(-reach, reach, 121)
+    figure = go.Figure()
+    for place, (name, (weight, bias)) in enumerate(ends):
+        with np.errstate(all="ignore"):
+            outputs = weight * across + bias
+            if loss.kind == "logistic":
+                outputs = 1 / (1 + np.exp(-outputs))
+        figure.add_scatter(
+            x=across, y=outputs, mode="lines", name=escape_html(name), line={"color": COLOURS[place % len(COLOURS)]}
+        )
+    figure.add_scatter(x=inputs, y=targets, mode="markers", name="examples", marker={"color": MARK, "size": 9})
+    low, high = (-0.1, 1.1) if loss.kind == "logistic" else (float(targets.min()) - 1, float(targets.max()) + 1)
+    figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})
+    figure.update_xaxes(title="input")
+    figure.update_yaxes(title="chance of class 1" if loss.kind == "logistic" else "target", range=(low, high))
     return figure

@@ -3,6 +3,7 @@
 
 const PLOTLY = "/vendor/plotly.js";
 const FRAME_MILLISECONDS = 60;
+const UNDEFINED = "#9aa0a6";  // grey: there the loss is not defined
 
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".scene");
@@ -51,8 +52,11 @@ function read(data) {
     Array.from(bits.subarray(row * count, (row + 1) * count), (value) =>
       value === undefinedBits ? null : low + ((high - low) * value) / (undefinedBits - 1)));
   const isInside = (x, y) => x >= data.across[0] && x <= data.across[1] && y >= data.up[0] && y <= data.up[1];
-  for (const path of paths)  // what is outside is not drawn in space: it would stretch the axes
+  for (const path of paths) {
+    Object.assign(path, data.competitors[path.of]);
+    // what is outside is not drawn in space: it would stretch the axes
     path.heights = path.values.map((value, at) => (isInside(path.x[at], path.y[at]) ? height(value) : null));
+  }
   const microscope = data.microscope && {
     ...data.microscope,
     values: Object.fromEntries(Object.entries(data.microscope.values).map(
@@ -74,15 +78,18 @@ function colours(root) {
 
 function traces(data, tick, spatial) {
   const line = spatial ? { type: "scatter3d" } : { type: "scatter" };
-  return data.paths.flatMap((path) => {
-    const step = stepOf(path, tick, data), until = step + 1;
-    const way = { x: path.x.slice(0, until), y: path.y.slice(0, until) };
-    const head = { x: [path.x[step]], y: [path.y[step]] };
-    if (spatial) Object.assign(way, { z: path.heights.slice(0, until) }), Object.assign(head, { z: [path.heights[step]] });
-    const name = { name: path.name, legendgroup: path.name, hoverinfo: "name" };
+  const columns = spatial ? { x: "x", y: "y", z: "heights" } : { x: "x", y: "y" };
+  return data.competitors.flatMap(({ name, colour }, place) => {  // all paths of one are one line, with gaps between
+    const way = {}, head = {};
+    for (const [axis, column] of Object.entries(columns)) {
+      const paths = data.paths.filter((path) => path.of === place);
+      way[axis] = paths.flatMap((path) => [...path[column].slice(0, stepOf(path, tick, data) + 1), null]);
+      head[axis] = paths.map((path) => path[column][stepOf(path, tick, data)]);
+    }
+    const shared = { ...line, name, hoverinfo: "name", showlegend: false };
     return [
-      { ...line, ...name, ...way, mode: "lines", line: { color: path.colour, width: spatial ? 5 : 2 }, showlegend: false },
-      { ...line, ...name, ...head, mode: "markers", marker: { color: path.colour, size: spatial ? 5 : 9 }, showlegend: false },
+      { ...shared, ...way, mode: "lines", line: { color: colour, width: spatial ? 5 : 2 } },
+      { ...shared, ...head, mode: "markers", marker: { color: colour, size: spatial ? 5 : 9 } },
     ];
   });
 }
@@ -94,21 +101,21 @@ function draw(root, state) {
   const options = { displayModeBar: false, responsive: true };
   const scale = { colorscale: "Viridis", showscale: false };
   const heightTitle = data.logarithmic ? "log₁₀(1 + loss − lowest)" : "loss";
-  const axis = { color: text, gridcolor: soft, backgroundcolor: back };
+  const axis = { color: text, gridcolor: soft, backgroundcolor: back }, [across, up] = data.axes;
   const show = (name, drawn, layout) => Plotly.react(root.querySelector(`.${name}`), drawn, layout, options);
   const surface = { type: "surface", x: data.across, y: data.up, z: data.rows, ...scale, opacity: 0.85, hoverinfo: "skip" };
   show("space", [surface, ...traces(data, tick, true)], {
     ...paper, margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: "keep", showlegend: false,
-    scene: { uirevision: "keep", xaxis: { ...axis, title: { text: "x" }, range: ends(data.across) },
-             yaxis: { ...axis, title: { text: "y" }, range: ends(data.up) },
+    scene: { uirevision: "keep", xaxis: { ...axis, title: { text: across }, range: ends(data.across) },
+             yaxis: { ...axis, title: { text: up }, range: ends(data.up) },
              zaxis: { ...axis, title: { text: heightTitle }, range: data.heights } } });
   const contour = { type: "contour", x: data.across, y: data.up, z: data.rows, ...scale, ncontours: 25, hoverinfo: "skip" };
   const minima = { type: "scatter", mode: "markers", x: data.minima.map(([x]) => x), y: data.minima.map(([, y]) => y),
                    marker: { symbol: "star", size: 12, color: "#fff", line: { color: "#000", width: 1 } },
                    name: "minimum", hoverinfo: "name" };
   show("plane", [contour, minima, ...traces(data, tick, false)], {
-    ...plain, xaxis: { title: { text: "x" }, range: ends(data.across), gridcolor: back, zeroline: false },
-    yaxis: { title: { text: "y" }, range: ends(data.up), gridcolor: back, zeroline: false } });
+    ...plain, plot_bgcolor: UNDEFINED, xaxis: { title: { text: across }, range: ends(data.across), gridcolor: back, zeroline: false },
+    yaxis: { title: { text: up }, range: ends(data.up), gridcolor: back, zeroline: false } });
   const curves = (of) => data.paths.map((path) => ({
     type: "scatter", mode: "lines", name: path.name, line: { color: path.colour, width: 1.5 },
     x: path.x.map((_, step) => step * path.step), y: of(path) }));
@@ -131,11 +138,12 @@ function ends(line) {
 
 function legend(root, data) {
   const list = root.querySelector(".legend");
-  list.replaceChildren(...data.paths.map((path) => {
+  const entries = data.competitors.map(({ name, colour, ended }) => [colour, `${unescaped(name)}: ${ended}`]);
+  if (data.undefined) entries.push([UNDEFINED, "not defined"]);
+  list.replaceChildren(...entries.map(([colour, text]) => {
     const item = document.createElement("li"), dot = document.createElement("span");
-    dot.style.background = path.colour;
-    item.title = unescaped(path.reason);
-    item.append(dot, `${unescaped(path.name)}: ${path.status}`);
+    dot.style.background = colour;
+    item.append(dot, text);
     return item;
   }));
 }
@@ -177,7 +185,8 @@ function explain(root, state) {
       `<math display="block"><mrow>${line.name}<mo>=</mo>${line.formula}<mo>=</mo>${line.numbers}<mo>=</mo>` +
       `<mn class="result" data-slot="${line.slot}"></mn></mrow></math>`).join("");
   }
-  const letter = coordinate ? "y" : "x";
+  const letter = data.axes[coordinate];
+  root.querySelectorAll(".coordinate").forEach((button, place) => (button.textContent = data.axes[place]));
   box.querySelector(".title").textContent =
     `${unescaped(path.name)}, step ${step * data.stride + 1}, coordinate ${letter}: ` +
     `${letter} = ${written((coordinate ? path.y : path.x)[step])}, after it ${written((coordinate ? path.y : path.x)[step + 1])}`;

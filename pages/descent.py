@@ -255,16 +255,14 @@ def show_race(asking: Asked, paths: Sequence[Path], verdicts: Sequence[Verdict])
 def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking: Asked) -> dict[str, Any]:
     """Return the table's line of one competitor: where it ended, or how its paths did."""
     path, losses = paths[0], [float(path.values[-1]) for path in paths]
-    row: dict[str, Any] = {"Optimizer": name, "Rate": rate(path.competitor.learning_rate)}
+    row: dict[str, Any] = {"Optimizer": name, "Rate": rate_of(path)}
     if len(paths) == 1:
         row["Ended"] = f"({number(path.points[-1][0])}, {number(path.points[-1][1])})"
         row["Loss"] = number(losses[0])
     else:
         row["Lowest loss"], row["Median loss"] = number(float(np.nanmin(losses))), number(float(np.nanmedian(losses)))
     if asking.loss.minima:
-        found = [steps for path in paths if (steps := reached(asking.loss, path)) is not None]
-        count = f" ({len(found)} of {len(paths)})" if len(paths) > 1 else ""
-        row[f"Steps to {TARGET:g}"] = f"{number(float(np.median(found)))}{count}" if found else "–"
+        row[STEPS_TITLE] = steps_to_target(asking, paths)
     row["Gradient evaluations"] = round(path.evaluations * path.steps)
     row["What became of it"] = f"{verdicts[0].status}. {verdicts[0].reason}" if len(paths) == 1 else ended(verdicts)
     return row
@@ -353,6 +351,31 @@ def show_rates(asking: Asked) -> None:
     st.dataframe(rows, hide_index=True, width="stretch")
 
 
+def rate_of(path: Path) -> str:
+    """Write a competitor's rate, and how it changes."""
+    one = path.competitor
+    return f"{rate(one.learning_rate)}{'' if one.schedule == 'constant' else f', {SCHEDULES[one.schedule].title.lower()}'}"
+
+
+def steps_to_target(asking: Asked, paths: Sequence[Path]) -> str:
+    """Write after how many steps the target was reached: the median of the paths that reached it."""
+    found = [steps for path in paths if (steps := reached(asking.loss, path)) is not None]
+    share = f" ({len(found)} of {len(paths)})" if len(paths) > 1 else ""
+    return f"{np.median(found):g}{share}" if found else "–"
+
+
+STEPS_TITLE = f"Steps to within {TARGET:g}"
+#: what a lesson's table may show of a path
+COLUMNS: dict[str, Callable[[Asked, Path], dict[str, str]]] = {
+    "steps": lambda asking, path: {STEPS_TITLE: steps_to_target(asking, [path])},
+    "first": lambda asking, path: {"First step": number(float(np.abs(path.points[1] - path.points[0]).max()))},
+    "left": lambda asking, path: {
+        f"|{name}| left": number(abs(float(path.points[-1][at]))) for at, name in enumerate("xy")
+    },
+    "loss": lambda asking, path: {"Loss, mean of the last fifth": number(settled(path))},
+}
+
+
 def show_lessons() -> None:
     """Show when Adam helps and when it does not: each comparison is computed here and now."""
     for lesson in LESSONS.values():
@@ -364,18 +387,16 @@ def show_lessons() -> None:
             paths, verdicts = raced(frozen(shared), wanted)
             asking = asked.read(shared, lesson.wanted)
             for name, path, one in zip(asking.names, paths, verdicts, strict=True):
-                steps = reached(asking.loss, path)
                 rows.append(
                     {
                         **({"Surface": where} if where else {}),
                         "Optimizer": name,
-                        "Schedule": SCHEDULES[path.competitor.schedule].title,
-                        "Rate": rate(path.competitor.learning_rate),
-                        **({f"Steps to {TARGET:g}": steps} if asking.loss.minima else {}),
-                        "First step": number(float(np.linalg.norm(path.points[1] - path.points[0], np.inf))),
-                        "|x| left": number(abs(float(path.points[-1][0]))),
-                        "|y| left": number(abs(float(path.points[-1][1]))),
-                        "Loss, mean of the last fifth": number(settled(path)),
+                        "Rate": rate_of(path),
+                        **{
+                            title: told
+                            for shown in lesson.shows
+                            for title, told in COLUMNS[shown](asking, path).items()
+                        },
                         "What became of it": str(one.status),
                     }
                 )

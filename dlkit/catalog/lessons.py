@@ -9,13 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LessonEntry:
-    """One comparison: the same `wanted` optimizers on each of `grounds`, in the words of `dlkit.descent.asked`."""
+    """One comparison: the same `wanted` optimizers on each of `grounds`, in the words of `dlkit.descent.asked`.
+
+    `shows` names what its table has beside rate and verdict: "steps" to the target, the "first" step, what is "left" of
+    x and y, and the "loss" of the last fifth.
+    """
 
     name: str
     title: str
     text: str
     grounds: Mapping[str, Mapping[str, str]]
     wanted: tuple[Mapping[str, str], ...]
+    shows: tuple[str, ...]
 
 
 def _of(optimizer: str, rate: str, **settings: str) -> dict[str, str]:
@@ -31,6 +36,7 @@ _ENTRIES = (
         "is left. Adagrad, RMSprop and Adam divide by how large the gradients usually are: little, as most are 0.",
         {"": {"formula": "0.5*(x^2 + y^2)", "start": "2,2", "steps": "400", "present": "0.05"}},
         (_of("sgd", "0.05"), _of("adagrad", "0.5"), _of("rmsprop", "0.05"), _of("adam", "0.05")),
+        ("left", "loss"),
     ),
     LessonEntry(
         "plateau",
@@ -39,6 +45,7 @@ _ENTRIES = (
         "gradient by its own size, so its steps are as long as its rate, and it is down after 63.",
         {"": {"surface": "plateau", "steps": "300"}},
         (_of("sgd", "1"), _of("momentum", "0.5"), _of("rmsprop", "0.05"), _of("adam", "0.1")),
+        ("first", "steps"),
     ),
     LessonEntry(
         "axes",
@@ -51,6 +58,7 @@ _ENTRIES = (
             "turned by 30°": {"surface": "ravine", "start": "-1.8,1", "steps": "400", "degrees": "30"},
         },
         (_of("sgd", "0.025"), _of("momentum", "0.01"), _of("adagrad", "1"), _of("adam", "0.1"), _of("lbfgs", "0.5")),
+        ("steps",),
     ),
     LessonEntry(
         "simple",
@@ -59,6 +67,7 @@ _ENTRIES = (
         "its steps do not grow shorter with the gradient, so it overshoots and comes back.",
         {"": {"surface": "bowl", "steps": "200"}},
         (_of("sgd", "0.4"), _of("momentum", "0.1"), _of("adam", "0.1,0.5,1"), _of("newton", "1")),
+        ("steps", "loss"),
     ),
     LessonEntry(
         "noise",
@@ -73,6 +82,7 @@ _ENTRIES = (
             _of("adam", "0.2,0.02"),
             _of("adam", "0.2", schedule="cosine"),
         ),
+        ("loss",),
     ),
     LessonEntry(
         "batches",
@@ -81,6 +91,7 @@ _ENTRIES = (
         "Small batches are nearer at first, as they step more often, and then hover; the whole is slow and exact.",
         {"": {"surface": "line", "steps": "20"}},
         (_of("sgd", "0.1", batch="1,4,14"), _of("adam", "0.1", batch="1,4,14")),
+        ("steps", "loss"),
     ),
     LessonEntry(
         "correction",
@@ -89,6 +100,7 @@ _ENTRIES = (
         "is 3.16 times the rate, (1 − β₁)/√(1 − β₂), and many after it are too long; with it, it is the rate.",
         {"": {"surface": "ravine", "steps": "100"}},
         (_of("adam", "0.05", bias_correction="0,1"),),
+        ("first", "steps"),
     ),
     LessonEntry(
         "decay",
@@ -97,6 +109,7 @@ _ENTRIES = (
         "hundred times the decay moves y by the same. AdamW shrinks the weight itself, by the rate times the decay.",
         {"": {"formula": "x^2 + 0*y", "start": "2,2", "steps": "200"}},
         (_of("adam", "0.005", weight_decay="0.001,0.1"), _of("adamw", "0.005", weight_decay="0.001,0.1")),
+        ("left",),
     ),
 )
 

@@ -354,7 +354,9 @@ def show_rates(asking: Asked) -> None:
 def rate_of(path: Path) -> str:
     """Write a competitor's rate, and how it changes."""
     one = path.competitor
-    return f"{rate(one.learning_rate)}{'' if one.schedule == 'constant' else f', {SCHEDULES[one.schedule].title.lower()}'}"
+    return (
+        f"{rate(one.learning_rate)}{'' if one.schedule == 'constant' else f', {SCHEDULES[one.schedule].title.lower()}'}"
+    )
 
 
 def steps_to_target(asking: Asked, paths: Sequence[Path]) -> str:
@@ -413,14 +415,13 @@ def show_lessons() -> None:
 
 def open_race(parameters: Mapping[str, str]) -> None:
     """Fill the form with a race. A link would not: what a page's widgets hold counts for more than its address."""
-    first = {
-        "surface": "ravine",
-        "view": "race",
-        **{f"{rule.replace('-', '_')}_schedule": "constant" for rule in RULES},
-    }
-    own = ("descent_", "rate_", *(f"{rule.replace('-', '_')}_" for rule in RULES))
-    texts = {key: "" for key in map(str, st.session_state) if key == "formula" or key.startswith(own)}
-    st.session_state.update({**texts, **first, **parameters, "optimizers": parameters["optimizers"].split(",")})
+    prefixes = tuple(f"{rule.replace('-', '_')}_" for rule in RULES)
+    own = ("formula", "descent_", "rate_", *prefixes)
+    texts = {key: "" for key in map(str, st.session_state) if key.startswith(own)}
+    choices = {"surface": "ravine", "view": "race", **{f"{prefix}schedule": "constant" for prefix in prefixes}}
+    for name in parameters.keys() - set(map(str, st.session_state)):  # a field that is new does not write its own
+        st.query_params[name] = parameters[name]
+    st.session_state.update({**texts, **choices, **parameters, "optimizers": parameters["optimizers"].split(",")})
 
 
 def show_page() -> None:

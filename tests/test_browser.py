@@ -643,6 +643,33 @@ def test_descent_is_scrubbed_without_the_server_and_its_camera_stays(browser: "B
         visitor.picture("descent")
 
 
+def test_points_are_drawn_and_a_lesson_opens_its_race(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("descent", surface="line", line_points="-1,1; 2,-1", optimizers="sgd")
+        pad = page.locator(".pad")
+        expect(pad.locator("circle")).to_have_count(2, timeout=PATIENT_MS)
+        pad.click(position={"x": 40, "y": 40})
+        expect(pad.locator("circle")).to_have_count(3)
+        field = page.get_by_role("textbox", name="Points", exact=True)
+        expect(field).to_have_value(re.compile(r"^-1,1; 2,-1; -3\.\d+,2\.\d+$"))
+        pad.locator("circle").first.click()
+        expect(pad.locator("circle")).to_have_count(2)
+        expect(field).to_have_value(re.compile(r"^2,-1; -3"))
+        settle(page)
+        assert "line_points=2" in page.url
+        page.get_by_role("radio", name="Adam, noise and sparsity").or_(
+            page.get_by_role("button", name="Adam, noise and sparsity")
+        ).first.click()
+        page.get_by_role("button", name="Open this race").nth(2).click()
+        expect(page.locator(".scene .place")).to_have_text("400 of 400", timeout=PATIENT_MS)
+        address_has(page, descent_degrees="30", rate_momentum="0.01")
+        page.reload()
+        expect(page.locator(".scene .place")).to_have_text("400 of 400", timeout=PATIENT_MS)
+        address_has(page, descent_degrees="30", rate_momentum="0.01")
+
+
 def launch(page: "Page") -> str:
     """Launch what the form shows; return the run's id."""
     from playwright.sync_api import expect

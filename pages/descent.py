@@ -19,7 +19,7 @@ from dlkit.descent.maps import basins, condition, curvature, kind_of, sweep
 from dlkit.descent.race import Path, race
 from dlkit.descent.verdicts import TARGET, Verdict, reached, settled, verdict
 from dlkit.errors import DlkitError
-from dlkit.figures.descent import basins_figure, ended, examples_figure, microscope, scene, sweep_figure
+from dlkit.figures.descent import basins_figure, ended, examples_figure, message, microscope, scene, sweep_figure
 from dlkit.words import escape_markdown, number, rate
 from pages.parts import link, pad, races
 from pages.parts import scene as plots
@@ -241,10 +241,13 @@ def show_race(asking: Asked, paths: Sequence[Path], verdicts: Sequence[Verdict])
         return name if starts == 1 else f"{name} from ({number(x)}, {number(y)})"
 
     looked = st.selectbox("Look into the steps of", range(len(paths)), format_func=told_name, key="looked_into")
-    drawn["microscope"] = microscope(paths[looked], looked, drawn["stride"])
-    plots.show(drawn, key="scene")
+    drawn["microscope"] = microscope(ground.loss, paths[looked], looked, drawn["stride"])
+    plots.show(message(drawn), key="scene")
     of_each = [slice(place * starts, (place + 1) * starts) for place in range(len(asking.names))]
     rows = [row_of(name, paths[each], verdicts[each], asking) for name, each in zip(asking.names, of_each, strict=True)]
+    if starts == 1:
+        told = zip(asking.names, verdicts, strict=True)
+        st.markdown("\n".join(f"- **{escape_markdown(name)}**: {one.status}. {one.reason}" for name, one in told))
     st.dataframe(rows, hide_index=True, width="stretch")
     if isinstance(ground.loss, FiniteSum):
         ends = [(name, paths[each][0].points[-1]) for name, each in zip(asking.names, of_each, strict=True)]
@@ -264,7 +267,7 @@ def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking
     if asking.loss.minima:
         row[STEPS_TITLE] = steps_to_target(asking, paths)
     row["Gradient evaluations"] = round(path.evaluations * path.steps)
-    row["What became of it"] = f"{verdicts[0].status}. {verdicts[0].reason}" if len(paths) == 1 else ended(verdicts)
+    row["What became of it"] = ended(verdicts)
     return row
 
 

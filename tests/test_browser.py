@@ -634,10 +634,10 @@ def test_descent_is_scrubbed_without_the_server_and_its_camera_stays(browser: "B
         expect(place).to_have_text("194 of 200")
         assert formula.inner_text() != last
         page.get_by_role("button", name="Play").click()
-        expect(place).to_have_text("200 of 200")
+        expect(place).to_have_text("200 of 200", timeout=PATIENT_MS)
         assert len(sent) == messages, "moving through the steps asks the server nothing"
         fill(page, "Steps", "100")
-        expect(place).to_have_text("100 of 100")
+        expect(place).to_have_text("100 of 100", timeout=PATIENT_MS)
         address_has(page, descent_steps="100")
         assert eye() == pytest.approx(turned)
         visitor.picture("descent")
@@ -651,14 +651,13 @@ def test_points_are_drawn_and_a_lesson_opens_its_race(browser: "Browser", server
         pad = page.locator(".pad")
         expect(pad.locator("circle")).to_have_count(2, timeout=PATIENT_MS)
         pad.click(position={"x": 40, "y": 40})
-        expect(pad.locator("circle")).to_have_count(3)
+        expect(pad.locator("circle")).to_have_count(3, timeout=PATIENT_MS)
         field = page.get_by_role("textbox", name="Points", exact=True)
-        expect(field).to_have_value(re.compile(r"^-1,1; 2,-1; -3\.\d+,2\.\d+$"))
+        expect(field).to_have_value(re.compile(r"^-1,1; 2,-1; -3\.\d+,2\.\d+$"), timeout=PATIENT_MS)
         pad.locator("circle").first.click()
-        expect(pad.locator("circle")).to_have_count(2)
-        expect(field).to_have_value(re.compile(r"^2,-1; -3"))
-        settle(page)
-        assert "line_points=2" in page.url
+        expect(pad.locator("circle")).to_have_count(2, timeout=PATIENT_MS)
+        expect(field).to_have_value(re.compile(r"^2,-1; -3"), timeout=PATIENT_MS)
+        page.wait_for_function("() => location.search.includes('line_points=2')")
         page.get_by_role("radio", name="Adam, noise and sparsity").or_(
             page.get_by_role("button", name="Adam, noise and sparsity")
         ).first.click()

@@ -1,6 +1,5 @@
 """The descent page: as its script draws it, what it sends, and in a browser."""
 
-import base64
 import itertools
 import json
 import urllib.parse
@@ -20,7 +19,7 @@ from dlkit.descent.asked import default_rate
 from dlkit.descent.losses import Surface
 from dlkit.descent.race import Competitor, explained, race
 from dlkit.descent.verdicts import verdict
-from dlkit.figures.descent import microscope, scene
+from dlkit.figures.descent import message, microscope, scene
 from dlkit.settings import settings
 from pages.parts import races
 from tests.live_server import REPOSITORY
@@ -54,12 +53,9 @@ def raced(app: AppTest) -> pd.DataFrame:
 
 def table(app: AppTest) -> dict[str, str]:
     """Return what became of each optimizer."""
-    frame = raced(app)
-    return dict(zip(frame["Optimizer"], frame["What became of it"], strict=True))
-
-
-def unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f4")
+    (text,) = (one.value for one in app.markdown if one.value.startswith("- **"))
+    lines = (line.removeprefix("- **").split("**: ") for line in text.replace("\\", "").splitlines())
+    return {name: ended for name, ended in lines}
 
 
 def test_first_visit_tells_a_story():
@@ -118,15 +114,29 @@ def test_twelve_optimizers_of_five_hundred_steps_stay_within_the_message():
     verdicts = [verdict(Surface.of(entry), path) for path in paths]
     for place in (rules.index("adam"), rules.index("nadam")):
         sent = scene(Surface.of(entry), paths, verdicts, rules, is_logarithmic=True)
-        sent["microscope"] = microscope(paths[place], place, sent["stride"])
-        assert len(json.dumps(sent)) <= LIMIT
+        sent["microscope"] = microscope(Surface.of(entry), paths[place], place, sent["stride"])
+        assert len(message(sent)) <= LIMIT
+
+
+def test_message_is_what_the_browser_reads():
+    """As scene.js does: the JSON's length, the JSON, and its arrays behind it."""
+    sent = {"one": np.array([1.5, -2], "<f4"), "words": "η", "more": [{"two": np.array([7, 8, 9], "<u2")}]}
+    raw = message(sent)
+    length = int.from_bytes(raw[:4], "little")
+    assert length % 4 == 0
+    found, body = json.loads(raw[4 : 4 + length]), raw[4 + length :]
+    for array, wanted in ((found["one"], sent["one"]), (found["more"][0]["two"], sent["more"][0]["two"])):
+        kind, start, count = array["array"]
+        assert start % 4 == 0
+        np.testing.assert_array_equal(np.frombuffer(body, f"<{kind}", count, start), wanted)
+    assert found["words"] == "η"
 
 
 def test_numbers_in_the_formula_are_those_of_the_step():
     entry = SURFACES["beale"]
     for rule in RULES:
         (path,) = race(Surface.of(entry), [Competitor(rule, default_rate(entry.rates, rule))], [entry.start], 30)
-        sent, steps = microscope(path, 0, 1), list(explained(path))
+        sent, steps = microscope(Surface.of(entry), path, 0, 1), list(explained(path))
         assert sent["lines"][-1]["slot"] == "delta"
         for slot, column in sent["values"].items():
             if "of" in column:
@@ -134,12 +144,21 @@ def test_numbers_in_the_formula_are_those_of_the_step():
                     np.testing.assert_array_equal(step[slot], before[column["of"]])
                 assert (steps[0][slot] == column["first"]).all()
                 continue
-            numbers = unpacked(column["numbers"])
+            numbers = column["numbers"]
             for at, step in enumerate(steps):
                 wanted = np.asarray(step[slot], dtype=np.float32).reshape(-1)
                 width = column["width"]
                 found = numbers[at * width : (at + 1) * width] if width else numbers
                 np.testing.assert_array_equal(found, np.broadcast_to(wanted, found.shape))
+        hessians = Surface.of(entry).look(path.points, bends=True).hessian
+        for (small, large, angle), hessian in zip(
+            sent["curvatures"].reshape(-1, 3).astype(float), hessians, strict=True
+        ):
+            if np.isinf(large):  # beyond 32 bits, on a path that has run away
+                continue
+            along = np.array((np.cos(angle), np.sin(angle)))
+            np.testing.assert_allclose(along @ hessian @ along, large, rtol=1e-4)
+            np.testing.assert_allclose((small, large), np.linalg.eigvalsh(hessian), rtol=1e-4, atol=1e-4)
         written = "".join(line["formula"] + line["numbers"] for line in sent["lines"])
         assert "<script" not in written
 

@@ -135,6 +135,20 @@ def curvature(loss: Loss, point: Point) -> tuple[Array, Array]:
     return values, vectors
 
 
+def curvatures(loss: Loss, points: Array) -> Array:
+    """Return for each of `points` (N, 2) the smaller and the larger curvature and the larger one's angle, (N, 3).
+
+    The angle is in radians from the first axis; nan where the loss is not defined.
+    """
+    hessians = loss.look(points, bends=True).hessian
+    assert hessians is not None
+    found = np.full((len(points), 3), np.nan)
+    is_there = np.isfinite(hessians).all((1, 2))
+    values, vectors = np.linalg.eigh(hessians[is_there])
+    found[is_there] = np.column_stack((values, np.arctan2(vectors[:, 1, 1], vectors[:, 0, 1])))
+    return found
+
+
 def condition(curvatures: Sequence[float] | Array) -> float:
     """Return the ratio of the larger to the smaller curvature, without signs; infinity where one is 0."""
     small, large = sorted(abs(float(value)) for value in curvatures)

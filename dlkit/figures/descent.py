@@ -1,27 +1,29 @@
 """What the descent page draws in the browser: a surface, paths on it, and the numbers of one optimizer's steps.
 
-The browser gets all steps at once and moves through them by itself, so the message is kept small: arrays are float32
-in base64, long paths every so many steps.
+The browser gets all steps at once and moves through them by itself, so the message is kept small: arrays are 32 bits or
+16 a number, long paths every so many steps.
 """
 
-import base64
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from dlkit.catalog.surfaces import Point
 from dlkit.catalog.updates import GIVEN, SYMBOLS
 from dlkit.descent.losses import Array, FiniteSum, Loss, grid
-from dlkit.descent.maps import Basins, Sweep
+from dlkit.descent.maps import Basins, Sweep, curvatures
 from dlkit.descent.race import Path, explained
 from dlkit.descent.verdicts import Verdict
 from dlkit.figures.palette import MARK
 from dlkit.words import escape_html
 
 GRID = 61  # places along each side
+WORD = 4  # bytes, to which what is sent is aligned
 UNDEFINED_BITS = 0xFFFF
 MOST_NUMBERS = 18_100  # of all paths together: twelve of 500 steps
 #: told apart by most colour-blind readers, on light and on dark: Okabe and Ito's, then Tol's
@@ -80,7 +82,7 @@ def scene(
             {
                 "of": place // starts,
                 "step": path.evaluations * stride,
-                "points": packed(np.column_stack((path.points, path.values))[::stride]),
+                "points": column(np.column_stack((path.points, path.values))[::stride]),
             }
             for place, path in enumerate(paths)
         ],
@@ -101,11 +103,12 @@ def ended(verdicts: Sequence[Verdict]) -> str:
     return counts[0][0] if len(verdicts) == 1 else ", ".join(f"{number} {status}" for status, number in counts)
 
 
-def microscope(path: Path, place: int, stride: int) -> dict[str, Any]:
+def microscope(loss: Loss, path: Path, place: int, stride: int) -> dict[str, Any]:
     """Return the lines of a path's rule as MathML, with a slot for each number, and the numbers of each step.
 
     `place`: which of the scene's paths it is. A slot is a `<mn data-slot>`. What a rule remembers from the step before
-    is not sent again: it is `of` another slot, and begins as `first`.
+    is not sent again: it is `of` another slot, and begins as `first`. `curvatures`: how the loss curves where each step
+    begins, see `maps.curvatures`; `rates`: its learning rate.
     """
     steps = list(explained(path))[::stride]
     formulas = path.competitor.entry.formulas(path.competitor.all_settings())
@@ -134,7 +137,8 @@ def microscope(path: Path, place: int, stride: int) -> dict[str, Any]:
         name = slot.removeprefix("before ")
         is_last = stride == 1 and name != slot and name in memory and name in used
         values[slot] = {"of": name, "first": memory[name]} if is_last else _column(steps, slot)
-    return {"path": place, "lines": lines, "values": values}
+    bends = column(curvatures(loss, path.points[::stride]))
+    return {"path": place, "lines": lines, "values": values, "curvatures": bends, "rates": column(path.rates[::stride])}
 
 
 def _column(steps: Sequence[dict[str, Array]], slot: str) -> dict[str, Any]:
@@ -144,8 +148,8 @@ def _column(steps: Sequence[dict[str, Array]], slot: str) -> dict[str, Any]:
         arrays = [np.broadcast_to(array, arrays[-1].shape) for array in arrays]
     table = np.stack(arrays)
     if (table == table[0]).all() and table.shape[1] == 1:
-        return {"width": 0, "numbers": packed(table[0])}
-    return {"width": table.shape[1], "numbers": packed(table)}
+        return {"width": 0, "numbers": column(table[0])}
+    return {"width": table.shape[1], "numbers": column(table)}
 
 
 def _symbol(name: str, is_before: bool, is_setting: bool) -> str:
@@ -185,18 +189,37 @@ _GREEK = {
 
 
 def _surface(heights: Array) -> dict[str, Any]:
-    """Return heights as base64 of 16 bits each, between the least and the most; all bits: not defined."""
+    """Return heights as 16 bits each, between the least and the most; all bits: not defined."""
     is_there = np.isfinite(heights)
     low, high = (float(heights[is_there].min()), float(heights[is_there].max())) if is_there.any() else (0.0, 0.0)
     steps = np.where(is_there, np.round((heights - low) / ((high - low) or 1.0) * UNDEFINED_BITS - 0.5), 0)
     bits = np.where(is_there, np.clip(steps, 0, UNDEFINED_BITS - 1), UNDEFINED_BITS).astype("<u2")
-    return {"surface": base64.b64encode(bits.tobytes()).decode(), "heights": [low, high]}
+    return {"surface": bits, "heights": [low, high]}
 
 
-def packed(values: Array) -> str:
-    """Return an array as base64 of little-endian float32, row by row."""
+def column(values: Array) -> NDArray[np.float32]:
+    """Return an array as the browser gets it: float32, row by row."""
     with np.errstate(over="ignore"):
-        return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
+        return values.astype("<f4").reshape(-1)
+
+
+def message(scene: Mapping[str, Any]) -> bytes:
+    """Return a scene as bytes: the length of its JSON (32 bits), the JSON, and the arrays that the JSON points to.
+
+    An array stands in the JSON as {"array": [kind, where it begins, how many numbers]}, counted from the JSON's end,
+    which lies on a multiple of four bytes; the kind is numpy's: "f4" or "u2".
+    """
+    body = bytearray()
+
+    def placed(values: NDArray[Any]) -> dict[str, Any]:
+        start = len(body)
+        body.extend(values.tobytes())
+        body.extend(b"\0" * (-len(body) % WORD))
+        return {"array": [values.dtype.str[1:], start, values.size]}
+
+    text = json.dumps(scene, default=placed).encode()
+    text += b" " * (-len(text) % WORD)
+    return len(text).to_bytes(WORD, "little") + text + bytes(body)
 
 
 def basins_figure(found: Basins, title: str) -> go.Figure:

@@ -8,7 +8,7 @@ const UNDEFINED = "#9aa0a6";  // grey: there the loss is not defined
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".scene");
   const state = root.state ?? (root.state = { tick: 0, playing: false, coordinate: 0 });
-  state.data = read(data);
+  state.data = read(decoded(data));
   if (!state.hasTick) state.tick = Math.min(state.data.ticks, Math.round(state.data.ticks));
   state.tick = Math.min(state.tick, state.data.ticks);
   state.hasTick = true;
@@ -29,20 +29,23 @@ function loadPlotly() {
   return window.dlkitPlotly;
 }
 
-function bytesOf(text) {
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-}
-
-function unpacked(text) {
-  return new Float32Array(bytesOf(text).buffer);
+// The bytes of `figures.descent.message`: the length of the JSON, the JSON, and the arrays that it points to.
+function decoded(bytes) {
+  const { buffer } = bytes.slice(), word = 4, length = new DataView(buffer).getUint32(0, true), body = word + length;
+  const kinds = { f4: Float32Array, u2: Uint16Array };
+  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, word, length)), (_, value) => {
+    if (!value?.array) return value;
+    const [kind, start, count] = value.array;
+    return new kinds[kind](buffer, body + start, count);
+  });
 }
 
 function read(data) {
   const { count } = data, [low, high] = data.heights;
-  const bits = new Uint16Array(bytesOf(data.surface).buffer), undefinedBits = 0xffff;
+  const bits = data.surface, undefinedBits = 0xffff;
   const paths = data.paths.map((path) => {
-    const numbers = unpacked(path.points), columns = [[], [], []];
-    numbers.forEach((number, place) => columns[place % 3].push(number));
+    const columns = [[], [], []];
+    path.points.forEach((number, place) => columns[place % 3].push(number));
     const [x, y, values] = columns;
     return { ...path, x, y, values };
   });
@@ -57,12 +60,7 @@ function read(data) {
     // what is outside is not drawn in space: it would stretch the axes
     path.heights = path.values.map((value, at) => (isInside(path.x[at], path.y[at]) ? height(value) : null));
   }
-  const microscope = data.microscope && {
-    ...data.microscope,
-    values: Object.fromEntries(Object.entries(data.microscope.values).map(
-      ([slot, column]) => [slot, column.of ? column : { width: column.width, numbers: unpacked(column.numbers) }])),
-  };
-  return { ...data, paths, rows, across: line(data.across), up: line(data.up), microscope };
+  return { ...data, paths, rows, across: line(data.across), up: line(data.up) };
 }
 
 function stepOf(path, tick, data) {
@@ -94,6 +92,26 @@ function traces(data, tick, spatial) {
   });
 }
 
+// What the Hessian says at the point of the path that is looked into: the axes of its ellipse, the steeper the shorter.
+function cross(data, tick) {
+  const { path, step, small, large, angle } = looked(data, tick);
+  const long = 0.1 * Math.abs(data.across[data.count - 1] - data.across[0]);
+  const short = long * Math.max(0.15, Math.sqrt(Math.min(Math.abs(small), Math.abs(large)) / Math.max(Math.abs(small), Math.abs(large))));
+  const sides = Math.abs(large) >= Math.abs(small) ? [[angle, short], [angle + Math.PI / 2, long]] : [[angle, long], [angle + Math.PI / 2, short]];
+  const x = path.x[step], y = path.y[step], ends = [];
+  for (const [turned, size] of Number.isFinite(angle) ? sides : [])
+    for (const sign of [-1, 1, 0])
+      ends.push(sign ? [x + sign * size * Math.cos(turned), y + sign * size * Math.sin(turned)] : [null, null]);
+  return { type: "scatter", mode: "lines", x: ends.map(([at]) => at), y: ends.map(([, at]) => at), showlegend: false,
+           line: { color: "#fff", width: 2 }, name: "axes of the curvature", hoverinfo: "name" };
+}
+
+function looked(data, tick) {
+  const glass = data.microscope, path = data.paths[glass.path], step = Math.max(0, stepOf(path, tick, data) - 1);
+  const [small, large, angle] = glass.curvatures.subarray(3 * step, 3 * step + 3);
+  return { glass, path, step, small, large, angle };
+}
+
 function draw(root, state) {
   const { data, tick } = state, { text, back, soft } = colours(root);
   const font = { color: text, family: "inherit" }, paper = { paper_bgcolor: back, font };
@@ -113,7 +131,7 @@ function draw(root, state) {
   const minima = { type: "scatter", mode: "markers", x: data.minima.map(([x]) => x), y: data.minima.map(([, y]) => y),
                    marker: { symbol: "star", size: 12, color: "#fff", line: { color: "#000", width: 1 } },
                    name: "minimum", hoverinfo: "name" };
-  show("plane", [contour, minima, ...traces(data, tick, false)], {
+  show("plane", [contour, minima, cross(data, tick), ...traces(data, tick, false)], {
     ...plain, plot_bgcolor: UNDEFINED, xaxis: { title: { text: across }, range: ends(data.across), gridcolor: back, zeroline: false },
     yaxis: { title: { text: up }, range: ends(data.up), gridcolor: back, zeroline: false } });
   const curves = (of) => data.paths.map((path) => ({
@@ -158,7 +176,7 @@ function unescaped(text) {
 function move(root, state) {
   const { data, tick } = state;
   for (const [name, spatial, first] of [["space", true, 1], ["plane", false, 2]]) {
-    const drawn = traces(data, tick, spatial), keys = spatial ? ["x", "y", "z"] : ["x", "y"];
+    const drawn = [...(spatial ? [] : [cross(data, tick)]), ...traces(data, tick, spatial)], keys = spatial ? ["x", "y", "z"] : ["x", "y"];
     const update = Object.fromEntries(keys.map((key) => [key, drawn.map((trace) => trace[key])]));
     Plotly.restyle(root.querySelector(`.${name}`), update, drawn.map((_, place) => place + first));
   }
@@ -175,10 +193,10 @@ function follow(root, state) {
 }
 
 function explain(root, state) {
-  const { data, tick, coordinate } = state, glass = data.microscope, box = root.querySelector(".microscope");
-  box.hidden = !glass || !Object.keys(glass.values).length;
+  const { data, tick, coordinate } = state, box = root.querySelector(".microscope");
+  const { glass, path, step, small, large, angle } = looked(data, tick);
+  box.hidden = !Object.keys(glass.values).length;
   if (box.hidden) return;
-  const path = data.paths[glass.path], step = Math.max(0, stepOf(path, tick, data) - 1);
   if (box.glass !== glass) {
     box.glass = glass;
     box.querySelector(".lines").innerHTML = glass.lines.map((line) =>
@@ -194,6 +212,17 @@ function explain(root, state) {
     const value = numberOf(glass.values, slot.dataset.slot, step, coordinate);
     slot.textContent = slot.classList.contains("result") || value >= 0 ? written(value) : `(${written(value)})`;
   }
+  const most = Math.max(Math.abs(small), Math.abs(large)), least = Math.min(Math.abs(small), Math.abs(large));
+  const along = (turned) => `(${written(rounded(Math.cos(turned)))}, ${written(rounded(Math.sin(turned)))})`;
+  box.querySelector(".curvature").textContent = Number.isFinite(angle)
+    ? `Curvature where the step begins: ${written(large)} along ${along(angle)}, ${written(small)} along ` +
+      `${along(angle + Math.PI / 2)}; condition number ${written(most / least)}. ` +
+      `Learning rate × largest curvature: ${written(glass.rates[step] * most)}.`
+    : "";
+}
+
+function rounded(value) {
+  return Math.round(value * 1000) / 1000 + 0;
 }
 
 function numberOf(values, slot, step, coordinate) {

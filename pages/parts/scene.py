@@ -1,7 +1,6 @@
 """The descent's plots as one component: steps are taken in the browser, and the camera stays where it is."""
 
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -24,6 +23,7 @@ HTML = """
     <p><strong class="title"></strong>
       <button class="coordinate" value="0">x</button> <button class="coordinate" value="1">y</button></p>
     <div class="lines"></div>
+    <p class="curvature"></p>
   </div>
 </div>
 """
@@ -56,6 +56,6 @@ _component = st.components.v2.component(
 )
 
 
-def show(scene: dict[str, Any], *, key: str) -> None:
-    """Draw what `figures.descent.scene` has made."""
+def show(scene: bytes, *, key: str) -> None:
+    """Draw what `figures.descent.message` has made."""
     _component(data=scene, key=key, height="content")

@@ -55,7 +55,7 @@ def table(app: AppTest) -> dict[str, str]:
     """Return what became of each optimizer."""
     (text,) = (one.value for one in app.markdown if one.value.startswith("- **"))
     lines = (line.removeprefix("- **").split("**: ") for line in text.replace("\\", "").splitlines())
-    return {name: ended for name, ended in lines}
+    return dict(lines)
 
 
 def test_first_visit_tells_a_story():

@@ -1,7 +1,7 @@
 """Descents beside torch's: `python -m benchmarks.descend [--steps N] [--starts N] [--surfaces NAME …]`.
 
-Every optimizer on every surface from random starts with random settings, beside torch.optim on gradients of autograd:
-how far the paths are apart, and what both cost.
+Every optimizer on every surface from random starts with random settings, beside torch.optim: on gradients of autograd,
+how far the paths are apart; on the gradients of our own path, how far its steps are; and what both cost.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,9 @@ from dlkit.catalog.updates import RULES
 from dlkit.descent.asked import default_rate
 from dlkit.descent.losses import Array, Surface, grid
 from dlkit.descent.maps import basins
-from dlkit.descent.race import Competitor, race
+from dlkit.descent.race import Competitor, Path, race
 
+ULP = 2.0**-52
 TOLERANCE = 1e-12  # of how far apart two paths are, by the size of what they have passed
 SAMPLE = 5  # of the starts of a map that torch is timed on
 SETTINGS = 4  # draws of settings for each optimizer and surface
@@ -48,26 +50,73 @@ def torch_value(formula: Formula, points: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def torch_path(formula: Formula, competitor: Competitor, starts: Array, steps: int) -> Array:
+def torch_path(formula: Formula, competitor: Competitor, starts: Array, steps: int, jitter: int | None = None) -> Array:
     """Return the points (steps + 1, N, 2) of torch.optim, or of torch's own Hessians for Newton's method.
 
     The rows are one weight for rules that go by single coordinates, and a weight each for L-BFGS. What torch keeps in
-    its default type, NAdam's product of momenta, is float64 here like the rest.
+    its default type, NAdam's product of momenta, is float64 here like the rest. With a seed `jitter` each step is
+    rounded otherwise.
     """
+    with _float64():
+        if competitor.rule == "newton":
+            return _newton_path(formula, competitor.learning_rate, starts, steps, jitter)
+        if competitor.rule == "lbfgs":
+            paths = [_optimizer_path(formula, competitor, start[None], steps, jitter) for start in starts]
+            return np.concatenate(paths, 1)
+        return _optimizer_path(formula, competitor, starts, steps, jitter)
+
+
+def driven_path(competitor: Competitor, path: Path) -> Array:
+    """Return the points (steps + 1, 2) of torch.optim from a path's start by the path's own gradients."""
+    with _float64():
+        points = torch.tensor(path.points[:1], requires_grad=True)
+        optimizer, found = _built(competitor, points), [path.points[0]]
+
+        def gradient() -> torch.Tensor:
+            points.grad = torch.tensor(path.gradients[len(found) - 1 : len(found)])
+            return torch.zeros(())
+
+        for _ in range(path.steps):
+            gradient()
+            optimizer.step(gradient)  # type: ignore[arg-type]
+            found.append(points.detach().numpy()[0].copy())
+        return np.array(found)
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        if competitor.rule == "newton":
-            return _newton_path(formula, competitor.learning_rate, starts, steps)
-        if competitor.rule == "lbfgs":
-            return np.concatenate([_optimizer_path(formula, competitor, start[None], steps) for start in starts], 1)
-        return _optimizer_path(formula, competitor, starts, steps)
+        yield
     finally:
         torch.set_default_dtype(usual)
 
 
-def _optimizer_path(formula: Formula, competitor: Competitor, starts: Array, steps: int) -> Array:
+class _Rounding:
+    """Rounds points otherwise, up or down at random; does nothing without a seed.
+
+    By an ulp of the point or of its longest step of late: a step that is the small difference of large numbers, as a
+    mean of gradients that changes its sign, is as inexact as these.
+    """
+
+    def __init__(self, seed: int | None, points: torch.Tensor) -> None:
+        self._draws = None if seed is None else torch.Generator().manual_seed(seed)
+        self._last, self._longest = points.detach().clone(), torch.zeros_like(points)
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        if self._draws is None:
+            return points
+        points = points.detach()
+        self._longest = torch.maximum((points - self._last).abs(), 0.9 * self._longest)
+        signs = torch.randint(0, 2, points.shape, generator=self._draws) * 2.0 - 1
+        self._last = points + signs * ULP * torch.maximum(points.abs(), self._longest)
+        return self._last
+
+
+def _optimizer_path(formula: Formula, competitor: Competitor, starts: Array, steps: int, jitter: int | None) -> Array:
     points = torch.tensor(starts, requires_grad=True)
+    rounding = _Rounding(jitter, points)
     optimizer = _built(competitor, points)
     path = np.empty((steps + 1, *starts.shape))
     path[0] = starts
@@ -84,6 +133,8 @@ def _optimizer_path(formula: Formula, competitor: Competitor, starts: Array, ste
         else:
             gradient()
             optimizer.step()
+        with torch.no_grad():
+            points.copy_(rounding(points))
         path[step + 1] = points.detach().numpy()
     return path
 
@@ -98,24 +149,30 @@ def _built(competitor: Competitor, points: torch.Tensor) -> torch.optim.Optimize
     return optimizer
 
 
-def _newton_path(formula: Formula, rate: float, starts: Array, steps: int) -> Array:
+def _newton_path(formula: Formula, rate: float, starts: Array, steps: int, jitter: int | None) -> Array:
     def value(point: torch.Tensor) -> torch.Tensor:
         return torch_value(formula, point[None])[0]
 
     slopes, bends = (torch.vmap(made(value)) for made in (torch.func.grad, torch.func.hessian))
     points, path = torch.tensor(starts), [starts]
+    rounding = _Rounding(jitter, points)
     for _ in range(steps):
         step, _ = torch.linalg.solve_ex(bends(points), slopes(points)[..., None])
-        points = points - rate * step[..., 0]
+        points = rounding(points - rate * step[..., 0])
         path.append(points.numpy())
     return np.stack(path)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far ours and torch's paths are apart at most, and how many steps of how many could be compared."""
+    """How far ours and torch's paths are apart at most, and how many steps of how many could be compared.
+
+    `driven`: how far apart where torch goes by our gradients, over all steps; None for rules that divide by curvature,
+    which amplify rounding by themselves.
+    """
 
     apart: float
+    driven: float | None
     compared: int
     steps: int
     torch_seconds: float
@@ -123,36 +180,38 @@ class Agreement:
 
 
 def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps: int) -> Agreement:
-    """Compare paths; each up to where two of torch's, whose starts differ by one ulp, are apart by more themselves.
+    """Compare paths; each up to where the dynamics amplify rounding.
 
-    The ulp is added to both coordinates, to the first alone, and to the second alone. Rules that divide by curvature
-    (L-BFGS, Newton's method) also amplify what is rounded on the way, so for them a tenth of that ends it.
+    That is seen from two of torch's runs being apart by a tenth of the tolerance: one whose start differs by an ulp,
+    and two that are rounded otherwise at each step. An ulp of the start dies out on the way to a minimum; where a
+    rule then divides tiny gradients by their own size, what is rounded on the way does not.
     """
     begun = time.perf_counter()
     theirs = torch_path(entry.formula, competitor, starts, steps)
     torch_seconds = time.perf_counter() - begun
-    twins = [
-        torch_path(entry.formula, competitor, np.where(moved, np.nextafter(starts, np.inf), starts), steps)
-        for moved in ((True, True), (True, False), (False, True))
-    ]
+    twins = [torch_path(entry.formula, competitor, np.nextafter(starts, np.inf), steps)]
+    twins += [torch_path(entry.formula, competitor, starts, steps, seed) for seed in (0, 1)]
     begun = time.perf_counter()
     budget = steps * competitor.entry.evaluations
     ours = race(Surface.of(entry), [competitor], [(x, y) for x, y in starts.tolist()], budget)
     our_seconds = time.perf_counter() - begun
-    worst, compared = 0.0, 0
-    most = TOLERANCE / 10 if competitor.rule in ("lbfgs", "newton") else TOLERANCE
+    worst, driven, compared = 0.0, None if competitor.rule in ("newton", "lbfgs") else 0.0, 0
     for row, path in enumerate(ours):
+        if driven is not None:
+            with np.errstate(all="ignore"):
+                size = np.maximum.accumulate(np.abs(path.points).max(1))
+                driven = max(driven, float((np.abs(driven_path(competitor, path) - path.points).max(1) / size).max()))
         count = min(len(path.points), steps + 1)
         with np.errstate(all="ignore"):
             size = np.maximum.accumulate(np.abs(theirs[:count, row]).max(1))
             parted = np.max([np.abs(theirs[:count, row] - twin[:count, row]).max(1) for twin in twins], 0)
             amplified = parted / size
             apart = np.abs(theirs[:count, row] - path.points[:count]).max(1) / size
-        is_chaotic = ~(amplified <= most)
+        is_chaotic = ~(amplified <= TOLERANCE / 10)
         last = int(is_chaotic.argmax()) if is_chaotic.any() else count
         worst = max(worst, float(apart[:last].max(initial=0.0)))
         compared += max(0, last - 1)
-    return Agreement(worst, compared, steps * len(starts), torch_seconds, our_seconds)
+    return Agreement(worst, driven, compared, steps * len(starts), torch_seconds, our_seconds)
 
 
 def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tuple[Competitor, Array]]:
@@ -176,8 +235,8 @@ def all_agreements(
             for competitor, places in draws(entry, rule, starts, 0):
                 one = agreement(entry, competitor, places, steps)
                 found[rule].append(one)
-                if one.apart > TOLERANCE:
-                    told(f"{entry.name}, {rule}: {one.apart:.2g} with {competitor}")
+                if one.apart > TOLERANCE or (one.driven or 0) > TOLERANCE:
+                    told(f"{entry.name}, {rule}: {one.apart:.2g}, by our gradients {one.driven} with {competitor}")
     return found
 
 
@@ -188,6 +247,9 @@ def agreement_rows(found: Mapping[str, list[Agreement]]) -> list[tuple[str, str,
         compared, steps = (sum(getattr(one, name) for one in ones) for name in ("compared", "steps"))
         what = f"{RULES[rule].title}: largest difference from torch, relative"
         rows.append((what, f"{max(one.apart for one in ones):.1e} ({compared:,} of {steps:,} steps)", f"{TOLERANCE:g}"))
+        driven = [one.driven for one in ones if one.driven is not None]
+        if driven:
+            rows.append(("– by the gradients of our path, all steps", f"{max(driven):.1e}", f"{TOLERANCE:g}"))
     return rows
 
 

@@ -50,6 +50,7 @@ def test_path_is_that_of_torch(rule):
         for competitor, starts in draws(SURFACES[name], rule, 8, seed=1):
             found = agreement(SURFACES[name], competitor, starts, 60)
             assert found.apart <= TOLERANCE, (name, competitor)
+            assert found.driven is None or found.driven <= TOLERANCE, (name, competitor)
             compared += found.compared
     assert compared > 400
 

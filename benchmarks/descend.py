@@ -215,11 +215,12 @@ def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps:
 
 
 def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tuple[Competitor, Array]]:
-    """Yield competitors with random settings, and random starts (starts / SETTINGS, 2) for each."""
+    """Yield competitors and random starts (starts / SETTINGS, 2) for each: the default settings, then random ones."""
     generator = np.random.default_rng((seed, sorted(SURFACES).index(entry.name), sorted(RULES).index(rule)))
     left, right, low, high = entry.domain
-    for _ in range(SETTINGS):
-        settings = {name: float(generator.uniform(*DRAWN[name])) for name in RULES[rule].settings if name in DRAWN}
+    for number in range(SETTINGS):
+        drawn = [name for name in RULES[rule].settings if name in DRAWN and number]
+        settings = {name: float(generator.uniform(*DRAWN[name])) for name in drawn}
         rate = default_rate(entry.rates, rule) * float(10 ** generator.uniform(-1, 0))
         share = generator.random((starts // SETTINGS, 2))
         yield Competitor(rule, rate, settings), np.array((left, low)) + share * np.array((right - left, high - low))

@@ -15,11 +15,11 @@ from dlkit.catalog.updates import RULES
 from dlkit.descent import asked
 from dlkit.descent.asked import Asked, Ground
 from dlkit.descent.losses import FiniteSum, Surface
-from dlkit.descent.maps import basins, condition, curvature, kind_of, sweep
+from dlkit.descent.maps import Basins, Sweep, basins, condition, curvature, kind_of, sweep
 from dlkit.descent.race import Path, race
 from dlkit.descent.verdicts import TARGET, Verdict, reached, settled, verdict
 from dlkit.errors import DlkitError
-from dlkit.figures.descent import basins_figure, ended, examples_figure, message, microscope, scene, sweep_figure
+from dlkit.figures.descent import basins_figure, ended, examples_figure, scene, sweep_figure
 from dlkit.words import escape_markdown, number, rate
 from pages.parts import link, pad, races
 from pages.parts import scene as plots
@@ -35,6 +35,7 @@ VIEWS = {
 }
 MAP_SIDE, MAP_STEPS = 61, 600
 MAPS = 4  # basins are computed for so many optimizers
+MOST_RATE = 10  # of the training page
 GROUNDS = {name: one.title for name, one in SURFACES.items()} | {name: one.title for name, one in SUMS.items()}
 SEVERAL = "Several values with commas between race against each other."
 
@@ -52,7 +53,6 @@ HELP = {
     "steps": "Gradients of the whole loss that each may look at: a batch of a tenth costs a tenth, a Hessian two more.",
     "starts": "More than one: the others are drawn at random.",
     "noise": "Standard deviation of normal noise on each coordinate of the gradient; the same noise for everyone.",
-    "present": "Each coordinate of the gradient is there with this chance, else 0, as for rare words or features.",
     "degrees": "Turns the surface about its middle: rules with a rate for each coordinate notice.",
     "seed": "Noise, batches and random starts follow from it.",
 }
@@ -84,6 +84,14 @@ def ask_ground() -> dict[str, str]:
                 with grid:
                     values[key] = field(key, st)
         with grid:
+            values["present"] = st.text_input(
+                asked.PRESENT.title,
+                key="descent_present",
+                placeholder="1",
+                bind="query-params",
+                help="Each coordinate of the gradient is there with this chance, else 0, as for rare words. Two "
+                "numbers with a comma between: the chance of each.",
+            )
             values["start"] = st.text_input(
                 "Start",
                 key="descent_start",
@@ -119,7 +127,7 @@ def ask_points(name: str) -> str:
         for one in picks:
             st.button(one.title, key=f"pick_{one.name}", type="tertiary", on_click=take_points, args=(key, one.name))
     try:
-        points = asked.read_points(text or default, SUMS[name])
+        points = asked.read_points(text or default, SUMS[name], least=0)
     except DlkitError:
         return text  # it is told where the surface is read
     pad.show(points, has_classes=name == "logistic", key=f"{key}_pad", on_draw=lambda drawn: take_points(key, drawn))
@@ -154,14 +162,14 @@ def ask_optimizer(ground: Ground, name: str) -> dict[str, str]:
     )
     with st.popover("Settings", icon=":material/tune:"):
         st.caption(f"{escape_markdown(rule.summary)} {escape_markdown(rule.paper)}: [paper]({rule.url}). {SEVERAL}")
-        values["schedule"] = link.choose(
-            st.selectbox,
-            "Schedule",
-            list(SCHEDULES),
+        schedules = link.choose_many(
+            "Schedules",
+            list(asked.HERE),
             key=f"{prefix}_schedule",
-            default="constant",
-            format_func=lambda name: SCHEDULES[name].title,
+            default=["constant"],
+            titles=lambda name: asked.HERE[name].title,
         )
+        values["schedule"] = ",".join(schedules)
         if ground.loss.examples is not None and not rule.is_exact:
             values["batch"] = st.text_input(
                 "Batch size", key=f"{prefix}_batch", placeholder=f"all {ground.loss.examples}", bind="query-params"
@@ -184,19 +192,51 @@ def frozen(values: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(values.items()))
 
 
+Shared = tuple[tuple[str, str], ...]
+Wanted = tuple[Shared, ...]
+
+
 @st.cache_data(max_entries=16, show_spinner=False)
-def raced(
-    shared: tuple[tuple[str, str], ...], wanted: tuple[tuple[tuple[str, str], ...], ...]
-) -> tuple[list[Path], list[Verdict]]:
+def raced(shared: Shared, wanted: Wanted) -> tuple[list[Path], list[Verdict]]:
     """Return every path and what became of it; equal questions are answered once for all sessions."""
-    asking = asked.read(dict(shared), [dict(one) for one in wanted])
+    asking = read(shared, wanted)
     paths = race(asking.loss, asking.competitors, asking.starts, asking.budget, asking.chance)
     return paths, [verdict(asking.loss, path, asking.chance) for path in paths]
 
 
+@st.cache_data(max_entries=64, show_spinner=False)
+def drawn(shared: Shared, wanted: Wanted, looked: int) -> bytes:
+    """Return what the browser draws of a race."""
+    asking, (paths, verdicts) = read(shared, wanted), raced(shared, wanted)
+    ground = asking.ground
+    axes = ("w", "b") if isinstance(ground.loss, FiniteSum) else ("x", "y")
+    return scene(ground.loss, paths, verdicts, asking.names, looked, is_logarithmic=ground.is_logarithmic, axes=axes)
+
+
+@st.cache_data(max_entries=64, show_spinner="Trying every start")
+def mapped(shared: Shared, wanted: Wanted, place: int) -> Basins:
+    """Return one competitor's map of basins."""
+    asking = read(shared, wanted)
+    side = MAP_SIDE if asking.loss.examples is None else MAP_SIDE // 2
+    return basins(asking.loss, asking.competitors[place], side, MAP_STEPS, asking.chance)
+
+
+@st.cache_data(max_entries=64, show_spinner="Trying every rate")
+def swept(shared: Shared, wanted: Wanted, place: int) -> Sweep:
+    """Return one competitor's sweep of learning rates."""
+    asking = read(shared, wanted)
+    one = asking.competitors[place]
+    return sweep(asking.loss, one, asking.starts[0], one.steps(asking.loss, asking.budget), chance=asking.chance)
+
+
+def read(shared: Shared, wanted: Wanted) -> Asked:
+    return asked.read(dict(shared), [dict(one) for one in wanted])
+
+
 def show_ground(ground: Ground) -> None:
     """Say what the surface is and teaches; behind a fold, what is known of it."""
-    st.markdown(f"**{escape_markdown(ground.title)}.** {escape_markdown(ground.teaches)}")
+    teaches = ground.teaches or "It stands in for the surface above; clear the field to have that back."
+    st.markdown(f"**{escape_markdown(ground.title)}.** {escape_markdown(teaches)}")
     st.latex(ground.latex)
     loss = ground.loss
     others = loss.others if isinstance(loss, Surface) else ()
@@ -223,35 +263,31 @@ def show_ground(ground: Ground) -> None:
             st.caption(f"Source: {escape_markdown(ground.source)}")
 
 
-def show_race(asking: Asked, paths: Sequence[Path], verdicts: Sequence[Verdict]) -> None:
+def show_race(shared: Shared, wanted: Wanted) -> None:
     """Show the plots, one step with its numbers, and what became of everyone."""
-    ground, starts = asking.ground, len(asking.starts)
-    is_sum = isinstance(ground.loss, FiniteSum)
-    drawn = scene(
-        ground.loss,
-        paths,
-        verdicts,
-        asking.names,
-        is_logarithmic=ground.is_logarithmic,
-        axes=("w", "b") if is_sum else ("x", "y"),
-    )
+    asking, (paths, verdicts) = read(shared, wanted), raced(shared, wanted)
+    loss, starts = asking.loss, len(asking.starts)
 
-    def told_name(place: int) -> str:
-        name, (x, y) = asking.names[place // starts], paths[place].start
+    def told_name(place: str) -> str:
+        name, (x, y) = asking.names[int(place) // starts], paths[int(place)].start
         return name if starts == 1 else f"{name} from ({number(x)}, {number(y)})"
 
-    looked = st.selectbox("Look into the steps of", range(len(paths)), format_func=told_name, key="looked_into")
-    drawn["microscope"] = microscope(ground.loss, paths[looked], looked, drawn["stride"])
-    plots.show(message(drawn), key="scene")
+    places = [str(place) for place in range(len(paths))]
+    if st.session_state.get("looked_into", "0") not in places:
+        st.session_state["looked_into"] = "0"
+    looked = link.choose(
+        st.selectbox, "Look into the steps of", places, key="looked_into", default="0", format_func=told_name
+    )
+    plots.show(drawn(shared, wanted, int(looked)), key="scene")
     of_each = [slice(place * starts, (place + 1) * starts) for place in range(len(asking.names))]
     rows = [row_of(name, paths[each], verdicts[each], asking) for name, each in zip(asking.names, of_each, strict=True)]
     if starts == 1:
         told = zip(asking.names, verdicts, strict=True)
         st.markdown("\n".join(f"- **{escape_markdown(name)}**: {one.status}. {one.reason}" for name, one in told))
     st.dataframe(rows, hide_index=True, width="stretch")
-    if isinstance(ground.loss, FiniteSum):
+    if isinstance(loss, FiniteSum):
         ends = [(name, paths[each][0].points[-1]) for name, each in zip(asking.names, of_each, strict=True)]
-        show_examples(ground.loss, [(name, (float(w), float(b))) for name, (w, b) in ends], asking)
+        show_examples(loss, [(name, (float(w), float(b))) for name, (w, b) in ends], asking)
     show_ways_to_train(asking)
 
 
@@ -266,7 +302,9 @@ def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking
         row["Lowest loss"], row["Median loss"] = number(float(np.nanmin(losses))), number(float(np.nanmedian(losses)))
     if asking.loss.minima:
         row[STEPS_TITLE] = steps_to_target(asking, paths)
-    row["Gradient evaluations"] = round(path.evaluations * path.steps)
+    row["Gradient evaluations"] = round(path.cost * path.steps)
+    if asking.is_noisy:
+        row["Gradients are"] = "exact" if path.competitor.entry.is_exact else "noisy"
     row["What became of it"] = ended(verdicts)
     return row
 
@@ -290,51 +328,57 @@ def show_examples(loss: FiniteSum, ends: Sequence[tuple[str, tuple[float, float]
 
 
 def show_ways_to_train(asking: Asked) -> None:
-    """Link to the training page with each optimizer that it has, too."""
+    """Link to the training page with each optimizer that it has, too, as far as it knows the settings."""
+    ways = {}
+    for one in asking.competitors:
+        settings = {key: f"{value:g}" for key, value in one.settings.items() if key != "bias_correction"}
+        is_known = one.entry.trained_as and one.settings.get("bias_correction", 1) and one.learning_rate <= MOST_RATE
+        if is_known:
+            parameters = {
+                "level": "expert",
+                "optimizer": one.entry.trained_as,
+                "learning_rate": f"{one.learning_rate:g}",
+                "schedule": one.schedule,
+                **settings,
+            }
+            what = ", ".join(
+                (one.entry.title, rate(one.learning_rate), *(f"{key} {text}" for key, text in settings.items()))
+            )
+            ways[f"{what}, {one.schedule}"] = parameters
     with st.container(horizontal=True):
-        for one, name in zip(asking.competitors, asking.names, strict=True):
-            if one.entry.trained_as:
-                settings = {key: f"{value:g}" for key, value in one.settings.items() if key != "bias_correction"}
-                st.page_link(
-                    "train.py",
-                    label=f"Train with {escape_markdown(name)}",
-                    icon=":material/model_training:",
-                    query_params={
-                        "level": "expert",
-                        "optimizer": one.entry.trained_as,
-                        "learning_rate": f"{one.learning_rate:g}",
-                        "schedule": one.schedule,
-                        **settings,
-                    },
-                )
+        for what, parameters in ways.items():
+            st.page_link(
+                "train.py",
+                label=f"Train with {escape_markdown(what)}",
+                icon=":material/model_training:",
+                query_params=parameters,
+            )
 
 
-def show_basins(asking: Asked) -> None:
+def show_basins(shared: Shared, wanted: Wanted) -> None:
     """Show for the first optimizers where each start ends."""
     st.caption(f"Every point is a start: its colour says where it is after {MAP_STEPS} steps. Grey: in no minimum.")
+    asking = read(shared, wanted)
     columns = st.columns(min(2, len(asking.names))) * MAPS
     for place, (one, name, column) in enumerate(zip(asking.competitors[:MAPS], asking.names, columns, strict=False)):
-        found = basins(asking.loss, one, MAP_SIDE, MAP_STEPS, asking.chance)
-        figure = basins_figure(found, f"{name} at {rate(one.learning_rate)}")
+        figure = basins_figure(mapped(shared, wanted, place), f"{name} at {rate(one.learning_rate)}")
         column.plotly_chart(figure, width="stretch", key=f"basins_{place}")
     if len(asking.names) > MAPS:
         st.caption(f"The first {MAPS} of {len(asking.names)} are shown.")
 
 
-def show_rates(asking: Asked) -> None:
+def show_rates(shared: Shared, wanted: Wanted) -> None:
     """Show how the rate decides, and how the surface curves at the start and at its minimum."""
+    asking = read(shared, wanted)
     loss, start = asking.loss, asking.starts[0]
     if not loss.minima:
         st.info("No minimum of this surface is known, so there is no target to count the steps to.")
     else:
         st.caption(
-            f"Steps until the loss is within {TARGET:g} of the lowest, where it comes there. Dotted: the edge of "
-            "stability, from which on a rule is driven away from the minimum."
+            f"Steps until the loss is within {TARGET:g} of the lowest for the first time, where it comes there. "
+            "Dotted: the edge of stability, from which on a constant rate drives a rule away from the minimum."
         )
-        found = []
-        for one, name in zip(asking.competitors, asking.names, strict=True):
-            steps = int(asking.budget / one.cost(loss))
-            found.append((name, sweep(loss, one, start, steps, chance=asking.chance)))
+        found = [(name, swept(shared, wanted, place)) for place, name in enumerate(asking.names)]
         st.plotly_chart(sweep_figure(found), width="stretch", key="sweep")
     places = {"the start": start, **{f"a minimum ({x:.3g}, {y:.3g})": (x, y) for x, y in loss.minima}}
     rows = []
@@ -377,7 +421,7 @@ COLUMNS: dict[str, Callable[[Asked, Path], dict[str, str]]] = {
     "left": lambda asking, path: {
         f"|{name}| left": number(abs(float(path.points[-1][at]))) for at, name in enumerate("xy")
     },
-    "loss": lambda asking, path: {"Loss, mean of the last fifth": number(settled(path))},
+    "loss": lambda asking, path: {"Loss, mean of the last tenth": number(settled(path))},
 }
 
 
@@ -417,27 +461,23 @@ def show_lessons() -> None:
 
 
 def open_race(parameters: Mapping[str, str]) -> None:
-    """Fill the form with a race. A link would not: what a page's widgets hold counts for more than its address."""
-    prefixes = tuple(f"{rule.replace('-', '_')}_" for rule in RULES)
-    own = ("formula", "descent_", "rate_", *prefixes)
-    texts = {key: "" for key in map(str, st.session_state) if key.startswith(own)}
-    choices = {"surface": "ravine", "view": "race", **{f"{prefix}schedule": "constant" for prefix in prefixes}}
-    for name in parameters.keys() - set(map(str, st.session_state)):  # a field that is new does not write its own
-        st.query_params[name] = parameters[name]
-    st.session_state.update({**texts, **choices, **parameters, "optimizers": parameters["optimizers"].split(",")})
+    """Go to a race: its form, which does not stand beside the lessons, begins as the address says.
+
+    Fields remember what they held when they were last drawn, so each that the race does not name is emptied.
+    """
+    st.query_params.from_dict(parameters)
+    fields = ["formula", *(f"{name}_points" for name in SUMS)]
+    fields += [f"descent_{name}" for name in (*asked.SHARED, "present", "start", "domain")]
+    for name, rule in RULES.items():
+        prefix = name.replace("-", "_")
+        fields += [f"rate_{prefix}", *(f"{prefix}_{setting}" for setting in ("batch", *rule.settings))]
+    st.session_state.update({name: parameters.get(name, "") for name in fields})
+    st.session_state["view"] = "race"
 
 
 def show_page() -> None:
     """Show the chosen view."""
     st.title("Descent")
-    shared = ask_ground()
-    try:
-        ground = asked.ground_of(shared)
-    except DlkitError as error:
-        show_error(error)
-        return
-    wanted = ask_optimizers(ground)
-    show_ground(ground)
     view = link.choose(
         st.segmented_control,
         "View",
@@ -450,17 +490,23 @@ def show_page() -> None:
     if view == "lesson":
         show_lessons()
         return
+    shared = ask_ground()
+    try:
+        ground, problem = asked.ground_of(shared), None
+    except DlkitError as error:
+        ground, problem = asked.ground_of({}), error
+    wanted = ask_optimizers(ground)  # also beside a problem: fields that are not drawn lose what they hold
+    if problem:
+        show_error(problem)
+        return
+    show_ground(ground)
     if not wanted:
         st.info("Choose at least one optimizer.")
         return
+    question = frozen(shared), tuple(frozen(one) for one in wanted)
+    shows = {"race": show_race, "basins": show_basins, "rates": show_rates}
     with told():
-        asking = asked.read(shared, wanted)
-        shows: dict[str, Callable[[], None]] = {
-            "race": lambda: show_race(asking, *raced(frozen(shared), tuple(frozen(one) for one in wanted))),
-            "basins": lambda: show_basins(asking),
-            "rates": lambda: show_rates(asking),
-        }
-        shows[view]()
+        shows[view](*question)
 
 
 show_page()

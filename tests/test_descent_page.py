@@ -5,6 +5,7 @@ import json
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dlkit.catalog.formulas import read_formula
+from dlkit.catalog.lessons import LESSONS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.config import parse
@@ -78,7 +80,8 @@ def test_link_opens_what_its_sender_saw():
 def test_every_view_is_drawn(view):
     app = opened(view=view, optimizers="sgd,adam")
     assert not app.error
-    assert app.get("plotly_chart") or app.dataframe
+    charts, tables = {"basins": (2, 1), "rates": (1, 2), "lesson": (0, len(LESSONS))}[view]
+    assert (len(app.get("plotly_chart")), len(app.dataframe)) == (charts, tables)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +95,37 @@ def test_every_view_is_drawn(view):
         ({"descent_start": "90,90"}, "outside the domain"),
         ({"surface": "everest"}, "no surface called"),
         ({"optimizers": "sgd,skynet"}, "no optimizer called"),
+        ({"optimizers": ",".join(f"q{number}" for number in range(300))}, "no optimizer called"),
+        ({"rate_sgd": ","}, "with commas between"),
+        ({"rate_sgd": ",".join(["x"] * 3000)}, "14 at most"),
+        ({"sgd_schedule": "foo"}, "no schedule called"),
+        ({"surface": "line", "line_points": "1,1"}, "2 to 60 points"),
+        ({"descent_start": ";".join(["1,1"] * 20_000)}, "100 starts at most"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_box(parameters, said):
     app = opened(**parameters)
     assert any(said in box.value.replace("\\", "") for box in app.error), [box.value for box in app.error]
+
+
+def test_problem_of_the_surface_keeps_what_the_optimizers_hold():
+    app = opened(formula="x^", optimizers="adam,sgd,adam", rate_adam="0.3", adam_beta1="0.5")
+    assert len(app.error) == 1
+    assert app.text_input(key="rate_adam").value == "0.3"
+    app.text_input(key="formula").set_value("x^2 + y^2").run()
+    assert not app.error
+    assert raced(app).set_index("Optimizer").loc["Adam", "Rate"] == "0.3"
+
+
+def test_pad_stays_when_too_few_points_are_left():
+    app = opened(surface="line", line_points=";", optimizers="sgd")
+    assert any("2 to 60 points" in box.value for box in app.error)
+    assert app.get("bidi_component")
+
+
+def test_exact_rules_are_told_where_others_meet_noise():
+    frame = raced(opened(surface="bowl", optimizers="sgd,lbfgs", descent_noise="1"))
+    assert list(frame["Gradients are"]) == ["noisy", "exact"]
 
 
 def test_formula_of_a_visitor_races():
@@ -105,30 +134,56 @@ def test_formula_of_a_visitor_races():
     assert len(table(app)) == 2
 
 
-def test_twelve_optimizers_of_five_hundred_steps_stay_within_the_message():
+@pytest.mark.parametrize(
+    ("rules", "starts", "steps", "looked"),
+    [
+        ([rule for rule in RULES if rule != "newton"][:12], 1, 500, 7),
+        ([rule for rule in RULES if rule != "newton"][:12], 1, 500, 9),
+        (["nadam"], 1, 6000, 0),
+        (["sgd"], 1, 20_000, 0),
+        (["sgd", "adam", "newton"], 100, 300, 250),
+        (list(RULES), 100, 130, 900),
+    ],
+)
+def test_message_stays_within_its_limit_and_ends_are_always_sent(rules, starts, steps, looked):
     entry = SURFACES["rosenbrock"]
-    rules = [rule for rule in RULES if rule != "newton"][:12]
-    paths = race(
-        Surface.of(entry), [Competitor(rule, default_rate(entry.rates, rule)) for rule in rules], [entry.start], 500
+    loss, generator = Surface.of(entry), np.random.default_rng(0)
+    competitors = [Competitor(rule, default_rate(entry.rates, rule)) for rule in rules]
+    paths = race(loss, competitors, generator.uniform(-1, 2, (starts, 2)).tolist(), steps)
+    verdicts = [verdict(loss, path) for path in paths]
+    raw = scene(loss, paths, verdicts, rules, looked, is_logarithmic=True)
+    assert len(raw) <= LIMIT
+    sent = opened_message(raw)
+    if (starts, steps) == (1, 500):
+        assert sent["stride"] == 1
+    ends = np.cumsum(sent["counts"]) - 1
+    np.testing.assert_array_equal(
+        sent["points"].reshape(-1, 3)[ends, :2], np.array([path.points[-1] for path in paths], np.float32)
     )
-    verdicts = [verdict(Surface.of(entry), path) for path in paths]
-    for place in (rules.index("adam"), rules.index("nadam")):
-        sent = scene(Surface.of(entry), paths, verdicts, rules, is_logarithmic=True)
-        sent["microscope"] = microscope(Surface.of(entry), paths[place], place, sent["stride"])
-        assert len(message(sent)) <= LIMIT
+    assert sent["steps"] == [path.steps for path in paths]
 
 
-def test_message_is_what_the_browser_reads():
-    """As scene.js does: the JSON's length, the JSON, and its arrays behind it."""
-    sent = {"one": np.array([1.5, -2], "<f4"), "words": "η", "more": [{"two": np.array([7, 8, 9], "<u2")}]}
-    raw = message(sent)
+def opened_message(raw: bytes) -> Any:
+    """Read a message as scene.js does: the JSON's length, the JSON, and its arrays behind it."""
     length = int.from_bytes(raw[:4], "little")
     assert length % 4 == 0
-    found, body = json.loads(raw[4 : 4 + length]), raw[4 + length :]
-    for array, wanted in ((found["one"], sent["one"]), (found["more"][0]["two"], sent["more"][0]["two"])):
-        kind, start, count = array["array"]
+    body = raw[4 + length :]
+
+    def read(value: dict[str, Any]) -> Any:
+        if "array" not in value:
+            return value
+        kind, start, count = value["array"]
         assert start % 4 == 0
-        np.testing.assert_array_equal(np.frombuffer(body, f"<{kind}", count, start), wanted)
+        return np.frombuffer(body, f"<{kind}", count, start)
+
+    return json.loads(raw[4 : 4 + length], object_hook=read)
+
+
+def test_message_holds_what_was_put_into_it():
+    sent = {"one": np.array([1.5, -2], "<f4"), "words": "η", "more": [{"two": np.array([7, 8, 9], "<u2")}]}
+    found = opened_message(message(sent))
+    np.testing.assert_array_equal(found["one"], sent["one"])
+    np.testing.assert_array_equal(found["more"][0]["two"], sent["more"][0]["two"])
     assert found["words"] == "η"
 
 
@@ -152,15 +207,13 @@ def test_numbers_in_the_formula_are_those_of_the_step():
                 np.testing.assert_array_equal(found, np.broadcast_to(wanted, found.shape))
         hessians = Surface.of(entry).look(path.points, bends=True).hessian
         for (small, large, angle), hessian in zip(
-            sent["curvatures"].reshape(-1, 3).astype(float), hessians, strict=True
+            sent["curvatures"].reshape(-1, 3).astype(float), hessians[:-1], strict=True
         ):
             if np.isinf(large):  # beyond 32 bits, on a path that has run away
                 continue
             along = np.array((np.cos(angle), np.sin(angle)))
             np.testing.assert_allclose(along @ hessian @ along, large, rtol=1e-4)
             np.testing.assert_allclose((small, large), np.linalg.eigvalsh(hessian), rtol=1e-4, atol=1e-4)
-        written = "".join(line["formula"] + line["numbers"] for line in sent["lines"])
-        assert "<script" not in written
 
 
 def test_values_with_commas_race_against_each_other():
@@ -199,15 +252,27 @@ def test_classes_that_a_point_parts_have_no_minimum():
 
 
 def test_lesson_opens_its_race():
-    app = opened(view="lesson", surface="beale", formula="x^2", rate_adam="7")
+    app = opened(surface="beale", formula="x^2", rate_adam="7", descent_noise="3", optimizers="adam,lbfgs")
+    app.segmented_control(key="view").set_value("lesson").run()
     app.button(key="open_axes").click().run()
     assert not app.exception
     assert not app.error
-    assert "surface" not in app.query_params
+    assert app.query_params["surface"] == "ravine"
     assert app.query_params["descent_degrees"] == "30"
+    assert "descent_noise" not in app.query_params
+    assert app.text_input(key="descent_noise").value == ""
     rows = raced(app).set_index("Optimizer")
     assert rows.loc["Adam", "Steps to within 0.001"] == "260"
     assert rows.loc["SGD with momentum", "Rate"] == "0.01"
+
+
+def test_race_is_as_it_was_after_a_look_at_the_lessons():
+    app = opened(optimizers="adam", surface="beale")
+    app.text_input(key="rate_adam").set_value("0.07").run()
+    app.segmented_control(key="view").set_value("lesson").run()
+    app.segmented_control(key="view").set_value("race").run()
+    assert app.selectbox(key="surface").value == "beale"
+    assert raced(app).set_index("Optimizer").loc["Adam", "Rate"] == "0.07"
 
 
 def test_runs_optimizer_is_replayed_with_its_settings():
@@ -225,6 +290,7 @@ def test_runs_optimizer_is_replayed_with_its_settings():
 def test_training_page_opens_with_what_was_raced():
     app = opened(surface="bowl", optimizers="rmsprop", rate_rmsprop="0.02", rmsprop_momentum="0.3")
     (way,) = (link for link in app.get("page_link") if "Train with" in link.proto.label)
+    assert "momentum" in way.proto.label
     asked_for = dict(urllib.parse.parse_qsl(way.proto.query_string))
     assert asked_for["optimizer"] == "rmsprop"
     assert asked_for["momentum"] == "0.3"
@@ -237,4 +303,4 @@ def test_place_where_a_formula_is_not_defined_is_grey_and_leaving_is_said():
     assert table(app)["Stochastic gradient descent"].startswith("left the domain")
     loss = Surface(read_formula("sqrt(x) + y^2"), (-1, 3, -2, 2))
     (path,) = race(loss, [Competitor("sgd", 0.5)], [(2, 1)], 50)
-    assert scene(loss, [path], [verdict(loss, path)], ["SGD"], is_logarithmic=False)["undefined"]
+    assert opened_message(scene(loss, [path], [verdict(loss, path)], ["SGD"], 0, is_logarithmic=False))["undefined"]

@@ -12,7 +12,7 @@ class LessonEntry:
     """One comparison: the same `wanted` optimizers on each of `grounds`, in the words of `dlkit.descent.asked`.
 
     `shows` names what its table has beside rate and verdict: "steps" to the target, the "first" step, what is "left" of
-    x and y, and the "loss" of the last fifth.
+    x and y, and the "loss" of the last tenth.
     """
 
     name: str
@@ -31,11 +31,12 @@ _ENTRIES = (
     LessonEntry(
         "sparse",
         "Adam helps: gradients are rare",
-        "Each coordinate has a gradient in one step of twenty only, as the weights of a rare word have. Gradient "
-        "descent moves in those steps alone, each by the rate times the gradient: after 400 steps a third of the way "
-        "is left. Adagrad, RMSprop and Adam divide by how large the gradients usually are: little, as most are 0.",
-        {"": {"formula": "0.5*(x^2 + y^2)", "start": "2,2", "steps": "400", "present": "0.05"}},
-        (_of("sgd", "0.05"), _of("adagrad", "0.5"), _of("rmsprop", "0.05"), _of("adam", "0.05")),
+        "The gradient of y is there in one step of twenty, as that of a rare word's weights is, that of x always, and "
+        "both are noisy. One rate for both is too small for y, as 0.05, or too large for the noise in x, as 0.5 and 1. "
+        "Adagrad, RMSprop and Adam divide each coordinate by how large its gradients usually are, and where most are 0 "
+        "that is little: y moves, and x stays calm.",
+        {"": {"formula": "0.5*(x^2 + y^2)", "start": "2,2", "steps": "400", "present": "1,0.05", "noise": "1"}},
+        (_of("sgd", "0.05,0.5,1"), _of("adagrad", "0.5"), _of("rmsprop", "0.05"), _of("adam", "0.05")),
         ("left", "loss"),
     ),
     LessonEntry(
@@ -73,15 +74,10 @@ _ENTRIES = (
         "noise",
         "Adam does not help: noise at a constant rate",
         "With noisy gradients nobody comes to rest at a constant rate: each hovers about the minimum in a ball that is "
-        "larger the larger the rate. A tenth of the rate makes it smaller; a rate that falls, here by a cosine, ends "
-        "nearest. That is so for Adam, too.",
+        "larger the larger the rate. A tenth of the rate makes it smaller, and so does a rate that falls, here by a "
+        "cosine: it goes far first and ends calm. That is so for Adam, too.",
         {"": {"surface": "bowl", "steps": "1000", "noise": "2"}},
-        (
-            _of("sgd", "0.2,0.02"),
-            _of("sgd", "0.2", schedule="cosine"),
-            _of("adam", "0.2,0.02"),
-            _of("adam", "0.2", schedule="cosine"),
-        ),
+        (_of("sgd", "0.2,0.02", schedule="constant,cosine"), _of("adam", "0.2,0.02", schedule="constant,cosine")),
         ("loss",),
     ),
     LessonEntry(

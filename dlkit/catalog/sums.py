@@ -9,7 +9,7 @@ from typing import Literal
 
 from dlkit.catalog.surfaces import Point
 
-MOST_POINTS = 200
+MOST_POINTS = 60
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,21 @@ from dlkit.catalog.sums import MOST_POINTS, POINT_SETS, SUMS, SumEntry
 from dlkit.catalog.surfaces import SURFACES, Point, SurfaceEntry
 from dlkit.catalog.updates import RULES
 from dlkit.descent.losses import Domain, FiniteSum, Loss, Surface, is_inside
-from dlkit.descent.race import Chance, Competitor
+from dlkit.descent.race import STARTS, Chance, Competitor
 from dlkit.errors import ConfigError
 from dlkit.words import count
 
 OWN = "formula"  # what a surface is called that somebody has typed
 OWN_DOMAIN = (-5.0, 5.0, -5.0, 5.0)
 OWN_START = (0.8, 0.7)  # as shares of the domain
-#: a rate for surfaces that say none for the rule: Newton's and L-BFGS's own, and those of torch for the others
+#: a rate for surfaces that say none for the rule or for one like it
 OWN_RATE = 0.05
+#: the schedules; not those that follow a validation loss, as there is none
+HERE = {name: entry for name, entry in SCHEDULES.items() if not entry.follows_validation}
 FARTHEST_INPUT = 100.0  # of an example, and of a domain's border 1,000 times as much
 MOST_COMPETITORS = 14
+MOST_STARTS = 100
+MOST_TOLD = 5  # problems
 MOST_STEPS = 20_000  # of one path
 MOST_STEPS_OF_ALL = 100_000  # of all competitors: seconds
 MOST_PLACES = 200_000  # that all paths come by: megabytes
@@ -56,15 +60,14 @@ class Number:
             return number
         kind = "a whole number" if self.is_whole else "a number"
         bound = f"from {self.low:g} to" if self.is_from else f"above {self.low:g} and at most"
-        raise ConfigError([f"{self.title} ({name}) must be {kind} {bound} {self.high:g}; got {text[:40]}."])
+        raise ConfigError([f"{self.title} ({name}) must be {kind} {bound} {self.high:.12g}; got {text[:40]}."])
 
 
 #: of the whole race
 SHARED = {
     "steps": Number("Steps", 200, 1, MOST_STEPS, is_whole=True),
-    "starts": Number("Starts", 1, 1, 100, is_whole=True),
+    "starts": Number("Starts", 1, 1, MOST_STARTS, is_whole=True),
     "noise": Number("Noise", 0, 0, 1000),
-    "present": Number("Chance of a coordinate", 1, 0, 1, is_from=False),
     "degrees": Number("Turned by", 0, -360, 360),
     "seed": Number("Seed", 0, 0, 2**31 - 1, is_whole=True),
 }
@@ -84,9 +87,10 @@ SETTINGS = {
     "learning_rate_decay": Number("Rate decay", None, 0, 1),
     "momentum_decay": Number("Momentum decay", None, 0, 1),
     "bias_correction": Number("Bias correction", None, 0, 1, is_whole=True),
-    "history": Number("History", None, 1, 100, is_whole=True),
+    "history": Number("History", None, 1, 20, is_whole=True),
 }
-NUMBERS = {**SHARED, **OWN_NUMBERS, **SETTINGS}
+PRESENT = Number("Chance of a coordinate", 1, 0, 1, is_from=False)  # one for both, or one for each
+NUMBERS = {**SHARED, "present": PRESENT, **OWN_NUMBERS, **SETTINGS}
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,13 @@ class Asked:
     def loss(self) -> Loss:
         return self.ground.loss
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the gradients of rules that are not exact differ from the loss's."""
+        chance = self.chance
+        is_part = any(one.batch is not None for one in self.competitors)
+        return chance.noise > 0 or min(chance.present) < 1 or is_part
+
 
 class _Problems(list[str]):
     """Gathers what is wrong, so that all of it is told at once."""
@@ -145,10 +156,33 @@ class _Problems(list[str]):
             self.extend(error.problems)
             return number.default
 
+    def numbers(self, number: Number, name: str, text: str, most: int) -> list[float]:
+        """Read several numbers with commas between."""
+        parts = text.split(",")
+        if len(parts) > most or not all(part.strip() for part in parts):
+            self.append(
+                f"{number.title} ({name}) must be numbers with commas between, {most} at most; got {text[:40]}."
+            )
+            return []
+        read = [self.number(number, name, part) for part in parts]
+        return [one for one in read if one is not None]
+
+    def raise_any(self) -> None:
+        """Raise what is wrong, if anything is."""
+        told = sorted(set(self))
+        if len(told) > MOST_TOLD:
+            told[MOST_TOLD:] = [f"There are {len(told) - MOST_TOLD} more problems."]
+        if told:
+            raise ConfigError(told)
+
 
 def ground_of(values: Mapping[str, Any]) -> Ground:
     """Return the surface, the formula or the sum that is asked for: DlkitError with a sentence."""
     formula, name = _text(values, "formula"), _text(values, "surface") or "ravine"
+    for key, is_for in (("points", not formula and name in SUMS), ("domain", bool(formula))):
+        if _text(values, key) and not is_for:
+            owner = "least squares and logistic regression" if key == "points" else "a formula of your own"
+            raise ConfigError([f"{key} is for {owner} only. Leave it out."])
     degrees = SHARED["degrees"].read("degrees", values.get("degrees")) or 0.0
     if formula:
         read_formula(formula)
@@ -168,12 +202,25 @@ def ground_of(values: Mapping[str, Any]) -> Ground:
         entry.title,
         entry.teaches,
         entry.source,
-        f"f(x, y) = {entry.formula.latex()}",
+        _written(entry, loss),
         loss,
         loss.turn(entry.start),
         entry.rates,
         entry.is_logarithmic,
     )
+
+
+def _written(entry: SurfaceEntry, loss: Surface) -> str:
+    """Write a surface as LaTeX: where it is turned, of u and v, and what these are."""
+    if not loss.degrees:
+        return f"f(x, y) = {entry.formula.latex()}"
+    (x, y), angle = loss.middle, rf"{loss.degrees:g}^\circ"
+    across, up = (
+        rf"({name} {'-' if at >= 0 else '+'} {abs(at):g})" if at else name for name, at in (("x", x), ("y", y))
+    )
+    u = rf"u = {f'{x:g} + ' if x else ''}{across}\cos {angle} + {up}\sin {angle}"
+    v = rf"v = {f'{y:g} ' if y else ''}- {across}\sin {angle} + {up}\cos {angle}"
+    return rf"f(x, y) = {entry.formula.latex({'x': 'u', 'y': 'v'})},\quad {u},\quad {v}"
 
 
 def read(shared: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]], *, in_steps: bool = False) -> Asked:
@@ -185,32 +232,32 @@ def read(shared: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]], *, in_s
     problems = _Problems()
     ground = ground_of(shared)
     numbers = {name: problems.number(number, name, shared.get(name)) for name, number in SHARED.items()}
+    present = problems.numbers(PRESENT, "present", _text(shared, "present") or "1", 2)
     competitors, names = [], []
     for values in wanted:
         for one, name in _competitors(ground, values, problems):
             competitors.append(one)
             names.append(name)
     starts: tuple[Point, ...] = ()
-    if not problems:
-        try:
-            starts = read_starts(_text(shared, "start"), ground, int(numbers["starts"] or 1), int(numbers["seed"] or 0))
-        except ConfigError as error:
-            problems.extend(error.problems)
+    try:
+        starts = read_starts(_text(shared, "start"), ground, int(numbers["starts"] or 1), int(numbers["seed"] or 0))
+    except ConfigError as error:
+        problems.extend(error.problems)
+    problems.raise_any()
     budget = numbers["steps"] or 0.0
-    if not problems:
-        if in_steps:
-            budget *= competitors[0].cost(ground.loss)
-        problems += _too_much(ground.loss, competitors, len(starts), budget)
-    if problems:
-        raise ConfigError(sorted(set(problems)))
-    chance = Chance(numbers["noise"] or 0.0, numbers["present"] or 0.0, int(numbers["seed"] or 0))
+    if in_steps:
+        budget *= competitors[0].cost(ground.loss)
+    problems += _too_much(ground.loss, competitors, len(starts), budget)
+    problems.raise_any()
+    chance = Chance(numbers["noise"] or 0.0, (present[0], present[-1]), int(numbers["seed"] or 0))
     return Asked(ground, starts, tuple(competitors), tuple(names), budget, chance)
 
 
 def _competitors(ground: Ground, values: Mapping[str, Any], problems: _Problems) -> list[tuple[Competitor, str]]:
     """Return the competitors that one optimizer's values ask for, each with its name."""
     rule = choose(RULES, _text(values, "optimizer") or "sgd", "optimizer")
-    schedule = choose(SCHEDULES, _text(values, "schedule") or "constant", "schedule")
+    names = (_text(values, "schedule") or "constant").split(",")
+    schedules = {name.strip(): choose(HERE, name.strip(), "schedule") for name in names}
     several: dict[str, list[float]] = {}
     for name, number in {**OWN_NUMBERS, **SETTINGS}.items():
         text = _text(values, name)
@@ -223,13 +270,15 @@ def _competitors(ground: Ground, values: Mapping[str, Any], problems: _Problems)
             who = rule.title if rule.is_exact else f"The surface {ground.title}"
             problems.append(f"{who} knows no batches. Leave the batch size out.")
         else:
-            read = [problems.number(number, name, part) for part in text.split(",")]
-            several[name] = [one for one in read if one is not None]
+            several[name] = problems.numbers(number, name, text, MOST_COMPETITORS)
     made = []
-    for picked in itertools.islice(itertools.product(*several.values()), MOST_COMPETITORS + 1):
+    every = itertools.product(schedules.values(), itertools.product(*several.values()))
+    for schedule, picked in itertools.islice(every, MOST_COMPETITORS + 1):
         settings = dict(zip(several, picked, strict=True))
         differs = [name for name in several if len(several[name]) > 1]
         parts = [f"{NUMBERS[name].title.lower()} {settings[name]:g}" for name in differs]
+        if len(schedules) > 1:
+            parts.append(schedule.title.lower())
         rate, batch = settings.pop("learning_rate", ground.rate(rule.name)), settings.pop("batch", None)
         one = Competitor(rule.name, rate, settings, schedule.name, None if batch is None else int(batch))
         made.append((one, ", ".join((rule.title, *parts))))
@@ -240,7 +289,7 @@ def _too_much(loss: Loss, competitors: Sequence[Competitor], starts: int, budget
     """Return what makes a race too long, if anything does."""
     if len(competitors) > MOST_COMPETITORS:
         return [f"At most {MOST_COMPETITORS} race at once. Ask for fewer optimizers, or fewer values of them."]
-    steps = [int(budget / one.cost(loss) + 1e-9) for one in competitors]
+    steps = [one.steps(loss, budget) for one in competitors]
     longest = max(steps, default=0)
     if longest > MOST_STEPS:
         return [f"That is {count(longest)} small steps; at most {count(MOST_STEPS)}. Lower steps, or raise the batch."]
@@ -259,9 +308,12 @@ def _too_much(loss: Loss, competitors: Sequence[Competitor], starts: int, budget
 
 def read_starts(text: str, ground: Ground, number: int, seed: int) -> tuple[Point, ...]:
     """Read "X,Y" or several, with semicolons between, and draw what is missing to `number` from the domain."""
-    given = [read_point(part, ground.loss.domain) for part in text.split(";") if part.strip()] or [ground.start]
+    parts = [part for part in text.split(";") if part.strip()]
+    if len(parts) > MOST_STARTS:
+        raise ConfigError([f"There may be {MOST_STARTS} starts at most; got {len(parts)}."])
+    given = [read_point(part, ground.loss.domain) for part in parts] or [ground.start]
     left, right, low, high = ground.loss.domain
-    share = np.random.default_rng((seed, len(given))).random((max(0, number - len(given)), 2))
+    share = np.random.default_rng((seed, STARTS)).random((max(0, number - len(given)), 2))
     drawn = np.array((left, low)) + share * np.array((right - left, high - low))
     return (*given, *((x, y) for x, y in drawn.tolist()))
 
@@ -299,8 +351,11 @@ def _sum(entry: SumEntry, points: str) -> Ground:
     return Ground(entry.name, entry.title, entry.teaches, entry.source, entry.latex, loss, entry.start, entry.rates)
 
 
-def read_points(text: str, entry: SumEntry) -> tuple[Point, ...]:
-    """Read examples: the name of a set, or "X,Y; X,Y; …"; a class Y is 0 or 1. ConfigError with a sentence."""
+def read_points(text: str, entry: SumEntry, least: int = 2) -> tuple[Point, ...]:
+    """Read examples: the name of a set, or "X,Y; X,Y; …"; a class Y is 0 or 1. ConfigError with a sentence.
+
+    `least`: how many there must be.
+    """
     if text.strip() in POINT_SETS:
         points = POINT_SETS[text.strip()].points
     else:
@@ -313,8 +368,8 @@ def read_points(text: str, entry: SumEntry) -> tuple[Point, ...]:
             raise ConfigError(
                 [f"The points must be pairs of numbers, as in -1,0; 2,1, or one of {shown}; got {text[:40]}."]
             ) from None
-    if not 2 <= len(points) <= MOST_POINTS:
-        raise ConfigError([f"There must be 2 to {MOST_POINTS} points; got {len(points)}."])
+    if not least <= len(points) <= MOST_POINTS:
+        raise ConfigError([f"There must be {least} to {MOST_POINTS} points; got {len(points)}. Add or remove some."])
     if not all(abs(x) <= FARTHEST_INPUT and abs(y) <= FARTHEST_INPUT for x, y in points):
         raise ConfigError([f"The points' numbers must be from {-FARTHEST_INPUT:g} to {FARTHEST_INPUT:g}."])
     if entry.name == "logistic" and not all(y in (0, 1) for _, y in points):

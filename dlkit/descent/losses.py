@@ -12,6 +12,8 @@ from dlkit.catalog.formulas import Formula
 from dlkit.catalog.jets import Jet
 from dlkit.catalog.surfaces import Point, SurfaceEntry
 
+FLAT = 1e-12  # a curvature, as a share of the larger one, that is rounding
+LEVEL = 1e-14  # a slope that is rounding
 Array = NDArray[np.float64]
 Domain = tuple[float, float, float, float]
 
@@ -52,12 +54,13 @@ class Surface:
 
     @classmethod
     def of(cls, entry: SurfaceEntry, degrees: float = 0.0) -> "Surface":
-        """Return a surface of the catalog; turned, it gets a square domain that its start is in."""
+        """Return a surface of the catalog; turned, it gets a square domain with its start and known points in it."""
         if not degrees % 360:
             return cls(entry.formula, entry.domain, entry.minima, entry.others)
         left, right, low, high = entry.domain
         middle = ((left + right) / 2, (low + high) / 2)
-        half = max((right - left) / 2, (high - low) / 2, 1.05 * math.dist(entry.start, middle))
+        kept = (entry.start, *entry.minima, *entry.others)
+        half = max((right - left) / 2, (high - low) / 2, *(1.05 * math.dist(point, middle) for point in kept))
         domain = (middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half)
         turned = cls(entry.formula, domain, (), (), degrees)
         return cls(
@@ -72,11 +75,12 @@ class Surface:
         """Return where a point of the formula lies on the turned surface."""
         if not self.degrees:
             return point
-        x, y = self._middle + self._turning @ (np.asarray(point) - self._middle)
+        x, y = self.middle + self._turning @ (np.asarray(point) - self.middle)
         return float(x), float(y)
 
     @property
-    def _middle(self) -> Array:
+    def middle(self) -> Array:
+        """The point (2,) that it is turned about."""
         left, right, low, high = self.domain
         return np.array(((left + right) / 2, (low + high) / 2))
 
@@ -90,7 +94,7 @@ class Surface:
         assert batch is None, "a surface has no examples"
         turning = self._turning if self.degrees else None
         if turning is not None:
-            points = self._middle + (points - self._middle) @ turning  # the inverse, from the right
+            points = self.middle + (points - self.middle) @ turning  # the inverse, from the right
         x, y = Jet.variables(points, bends=bends)
         with np.errstate(all="ignore"):
             found = self.formula({"x": x, "y": y})
@@ -145,7 +149,7 @@ class FiniteSum:
 
     @property
     def minima(self) -> tuple[Point, ...]:
-        """Return the one minimum; none where the examples have none: one place only, or classes that a point parts."""
+        """Return the one minimum; none where there is not one: inputs in one place, or classes that a point parts."""
         best = _fitted(self)
         return () if best is None else (best,)
 
@@ -170,8 +174,12 @@ class FiniteSum:
 
 
 def _fitted(loss: FiniteSum) -> Point | None:
-    """Return the minimum by damped Newton steps; None where it runs away, or the Hessian stays singular."""
-    point = np.zeros((1, 2))
+    """Return the minimum; None where there is not one."""
+    if loss.kind == "line":
+        design = np.stack((loss.inputs, np.ones(loss.examples)), 1)
+        (weight, bias), _, rank, _ = np.linalg.lstsq(design, np.asarray(loss.targets), rcond=None)
+        return (float(weight), float(bias)) if rank == 2 else None
+    point = np.zeros((1, 2))  # damped Newton steps: where classes are parted they run away
     for _ in range(100):
         at = loss.look(point, bends=True)
         assert at.hessian is not None
@@ -184,6 +192,24 @@ def _fitted(loss: FiniteSum) -> Point | None:
         if np.abs(step).max() < 1e-12:
             break
     return float(point[0, 0]), float(point[0, 1])
+
+
+def newton_step(gradient: Array, hessian: Array) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the steps (N, 2) to the minimum of the parabola at N places, and where it has one, or a line of them.
+
+    Curvatures are 0 where they are less than FLAT of the larger one. Along a flat direction no step is taken.
+    """
+    is_there = np.asarray(np.isfinite(hessian).all((1, 2)) & np.isfinite(gradient).all(1))
+    curvatures, vectors = np.linalg.eigh(np.where(is_there[:, None, None], hessian, np.eye(2)))
+    is_flat = np.abs(curvatures) <= FLAT * np.abs(curvatures).max(1, keepdims=True)
+    slopes = np.einsum("nij,ni->nj", vectors, np.where(is_there[:, None], gradient, 0.0))
+    lengths = np.where(is_flat, 0.0, slopes / np.where(is_flat, 1.0, curvatures))
+    step = -np.einsum("nij,nj->ni", vectors, lengths)
+    goes_up = curvatures > 0
+    is_level = np.abs(slopes) <= FLAT * np.abs(slopes).max(1, keepdims=True) + LEVEL
+    has_one = is_there & (goes_up & ~is_flat).all(1)
+    has_line = is_there & goes_up[:, 1] & ~is_flat[:, 1] & is_flat[:, 0] & is_level[:, 0]
+    return step, has_one, has_line
 
 
 def is_inside(points: Array, domain: Domain) -> NDArray[np.bool_]:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlkit.catalog.surfaces import Point
-from dlkit.descent.losses import Array, Loss, as_points, grid, known_value
+from dlkit.descent.losses import Array, Loss, as_points, grid, is_inside, known_value, newton_step
 from dlkit.descent.race import FARTHEST, Chance, Competitor, Group, walk
-from dlkit.descent.verdicts import NEAR, TARGET, edge
+from dlkit.descent.verdicts import NEAR, TARGET, decay, edge
 
 SWEPT = 60  # rates
 
@@ -52,12 +52,10 @@ def _sorted_by_minimum(loss: Loss, points: Array) -> tuple[NDArray[np.int64], tu
         for _ in range(20):
             look = loss.look(now, bends=True)
             assert look.hessian is not None
-            hessian = np.nan_to_num(look.hessian)
-            curvatures = np.linalg.eigvalsh(hessian)
-            is_near &= (curvatures[:, 0] > 0) & np.isfinite(look.gradient).all(1)
-            safe = np.where(is_near[:, None, None], hessian, np.eye(2))
-            step = np.where(is_near[:, None], np.linalg.solve(safe, look.gradient[..., None])[..., 0], 0.0)
-            now = now - step
+            step, has_one, _ = newton_step(look.gradient, look.hessian)
+            is_near &= has_one
+            step[~is_near] = 0.0
+            now = now + step
             is_near &= np.linalg.norm(now - points[is_there], axis=1) < 1e-2 * diagonal
     is_near &= np.linalg.norm(step, axis=1) < 1e-3 * NEAR * diagonal
     found: list[Array] = []
@@ -82,7 +80,7 @@ def _sorted_by_minimum(loss: Loss, points: Array) -> tuple[NDArray[np.int64], tu
 class Sweep:
     """Steps to the target against the rate; nan: not reached. `diverged` (N,) tells where a path ran away.
 
-    `edge`: the rate from which a rule leaves the minimum, where that is known.
+    `edge`: the constant rate from which a rule leaves the minimum that most rates lead to, where that is known.
     """
 
     rates: Array
@@ -107,22 +105,28 @@ def sweep(
     group.rates = group.rates[:, None, None] * rates[None, :, None]
     reached, best = np.full(SWEPT, np.nan), known_value(loss)
     target = None if best is None else best + TARGET
-    for _ in walk(loss, [group], chance or Chance()):
+    for _ in walk(loss, [group], chance or Chance(), is_shared=True):
         pass
     values, points = group.kept()
     if target is not None:
         is_there = values <= target
         reached = np.where(is_there.any(0), is_there.argmax(0), np.nan)
     is_lost = ~(np.isfinite(points[-1]).all(1) & (np.abs(points[-1]) <= FARTHEST).all(1))
-    return Sweep(rates, reached, is_lost, target, _edge_at_minimum(loss, competitor))
+    return Sweep(rates, reached, is_lost, target, _edge_at_minimum(loss, competitor, points[-1]))
 
 
-def _edge_at_minimum(loss: Loss, competitor: Competitor) -> float | None:
-    limit = edge(competitor.rule, competitor.all_settings())
-    if limit is None or not loss.minima:
+def _edge_at_minimum(loss: Loss, competitor: Competitor, ends: Array) -> float | None:
+    """Return the edge at the known minimum that most of `ends` (N, 2) are nearest to."""
+    settings = competitor.all_settings()
+    limit = edge(competitor.rule, settings)
+    if limit is None or not loss.minima or competitor.schedule != "constant":
         return None
-    curvatures, _ = curvature(loss, loss.minima[0])
-    return limit / float(curvatures[1]) if curvatures[1] > 0 else None
+    ends = ends[is_inside(ends, loss.domain)]
+    apart = np.linalg.norm(ends[:, None] - as_points(loss.minima), axis=2)
+    nearest = np.bincount(apart.argmin(1), minlength=len(loss.minima)).argmax() if len(ends) else 0
+    bends, _ = curvature(loss, loss.minima[nearest])
+    steepest = float(bends[1]) + decay(competitor)
+    return limit / steepest if steepest > 0 else None
 
 
 def curvature(loss: Loss, point: Point) -> tuple[Array, Array]:

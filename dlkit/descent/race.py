@@ -1,10 +1,10 @@
 """Paths of many optimizers from many starts at once, each step as torch.optim takes it.
 
 All points are rows of one array, so a step looks at the loss once for all of them. Randomness is a function of (seed,
-step): whoever races meets the same noise and the same minibatches. No point is ever clamped, nor is a gradient.
+step): whoever races meets the same noise and the same minibatches, but for exact rules, which meet none. No point is
+ever clamped, nor is a gradient.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from dlkit.catalog.updates import DIRECTION, RULES, RuleEntry
 from dlkit.descent.losses import Array, Look, Loss, as_points
 
 FARTHEST = 1e6  # a point that is farther out in a coordinate has diverged
+NOISE, MASK, BATCH, STARTS = range(4)  # what is drawn, each from a stream of its own
 LEAST_CURVATURE = 1e-10  # of a step's change of gradient that L-BFGS learns from, as in torch
 
 
@@ -54,13 +55,20 @@ class Competitor:
         share = 1.0 if loss.examples is None or self.batch is None else min(1.0, self.batch / loss.examples)
         return self.entry.evaluations * (1.0 if self.entry.is_exact else share)
 
+    def steps(self, loss: Loss, budget: float) -> int:
+        """Return how many steps a budget of gradients of the whole loss allows."""
+        return int(budget / self.cost(loss) + 1e-9)
+
 
 @dataclass(frozen=True)
 class Chance:
-    """What makes gradients inexact: normal noise of deviation `noise`, and coordinates present with some chance."""
+    """What makes gradients inexact: normal noise of deviation `noise`, and coordinates that are there by chance.
+
+    `present`: each coordinate's own chance.
+    """
 
     noise: float = 0.0
-    present: float = 1.0
+    present: tuple[float, float] = (1.0, 1.0)
     seed: int = 0
 
 
@@ -69,7 +77,8 @@ class Path:
     """One competitor's way from one start: T steps, fewer than were asked for where it ended before.
 
     `points` (T + 1, 2), `values` (T + 1,) of the whole loss there, `gradients` (T, 2) that the steps went by, `rates`
-    (T,), `bends` (T, 3) or None: the Hessian (xx, xy, yy) where the rule needs it. `evaluations`: what a step costs.
+    (T,), `bends` (T, 3) or None: the Hessian (xx, xy, yy) where the rule needs it. `cost`: what a step costs, in
+    gradients of the whole loss. `coming` (2,): what the next step would be, by the exact gradient and the last rate.
     """
 
     competitor: Competitor
@@ -79,7 +88,8 @@ class Path:
     gradients: Array
     rates: Array
     bends: Array | None
-    evaluations: float
+    cost: float
+    coming: Array
     is_cut: bool  # it ended before its budget did
 
     @property
@@ -172,7 +182,7 @@ def race(
 ) -> list[Path]:
     """Return the path of each competitor from each start; each may cost `budget` gradients of the whole loss."""
     points = as_points(starts)
-    groups = [Group(loss, competitor, points, int(budget / competitor.cost(loss) + 1e-9)) for competitor in competitors]
+    groups = [Group(loss, competitor, points, competitor.steps(loss, budget)) for competitor in competitors]
     for _ in walk(loss, groups, chance or Chance()):
         pass
     return [path for group in groups for path in group.paths()]
@@ -203,11 +213,13 @@ class Group:
                 self._bends[step] = bends
         self.points = self.points + self.walker.step(self.points, gradient, self.rates[step], bends)
 
-    def end(self, value: Array) -> None:
-        """Take note of the value where the last step led."""
-        self.values = value
+    def end(self, look: Look) -> None:
+        """Take note of what is seen where the last step led, and of where the next would lead."""
+        self.values = look.value
         if self._keeps:
-            self._points[self.steps], self._values[self.steps] = self.points, value
+            self._points[self.steps], self._values[self.steps] = self.points, look.value
+            rate = self.rates[-1] if self.steps else np.float64(self.competitor.learning_rate)
+            self._coming = self.walker.step(self.points, look.gradient, rate, _bends(look))
 
     def kept(self) -> tuple[Array, Array]:
         """Return all values (T + 1, R) and points (T + 1, R, 2)."""
@@ -229,13 +241,17 @@ class Group:
                 self.rates[:last],
                 None if self._bends is None else self._bends[:last, row],
                 self.cost,
+                self._coming[row],
                 last < self.steps,
             )
 
 
-def walk(loss: Loss, groups: Sequence[Group], chance: Chance) -> Iterator[int]:
-    """Let all groups take their steps side by side, and yield after each how many are done."""
-    draw, bends = Draws(chance, loss.examples), any(group.competitor.entry.needs_hessian for group in groups)
+def walk(loss: Loss, groups: Sequence[Group], chance: Chance, *, is_shared: bool = False) -> Iterator[int]:
+    """Let all groups take their steps side by side, and yield after each how many are done.
+
+    `is_shared`: all rows of a group meet the same noise, as if each were the only one.
+    """
+    draw, bends = Draws(chance, loss.examples, is_shared), any(group.competitor.entry.needs_hessian for group in groups)
     longest = max((group.steps for group in groups), default=0)
     with np.errstate(all="ignore"):
         for step in range(longest + 1):
@@ -245,53 +261,56 @@ def walk(loss: Loss, groups: Sequence[Group], chance: Chance) -> Iterator[int]:
             for group in active:
                 rows = slice(at, at + len(group.points))
                 at = rows.stop
-                if step == group.steps:
-                    group.end(look.value[rows])
-                    continue
-                gradient = draw.gradient(loss, look, rows, group, step)
-                hessian = None if look.hessian is None else look.hessian[rows].reshape(-1, 4)[:, [0, 1, 3]]
                 needs = group.competitor.entry.needs_hessian
-                group.take(step, look.value[rows], gradient, hessian if needs else None)
+                hessian = look.hessian[rows] if look.hessian is not None and needs else None
+                own = Look(look.value[rows], look.gradient[rows], hessian)
+                if step == group.steps:
+                    group.end(own)
+                else:
+                    group.take(step, own.value, draw.gradient(loss, own, group, step), _bends(own))
             yield step
 
 
 class Draws:
-    """The noise, the missing coordinates and the minibatches of each step, the same for everyone."""
+    """The noise, the missing coordinates and the minibatches of each step, the same for every group."""
 
-    def __init__(self, chance: Chance, examples: int | None) -> None:
-        self._chance, self._examples = chance, examples
+    def __init__(self, chance: Chance, examples: int | None, is_shared: bool) -> None:
+        self._chance, self._examples, self._is_shared = chance, examples, is_shared
         self._step, self._noise, self._mask = -1, np.zeros(0), np.zeros(0, bool)
 
-    def gradient(self, loss: Loss, look: Look, rows: slice, group: Group, step: int) -> Array:
+    def gradient(self, loss: Loss, look: Look, group: Group, step: int) -> Array:
         """Return the gradients (R, 2) that a group's step goes by."""
-        gradient, competitor = look.gradient[rows], group.competitor
+        gradient, competitor = look.gradient, group.competitor
         if competitor.entry.is_exact:
             return gradient
         if self._examples is not None and competitor.batch is not None and competitor.batch < self._examples:
             batch = minibatch(self._examples, competitor.batch, self._chance.seed, step)
             gradient = loss.look(group.points, batch=batch).gradient
-        if self._chance.noise or self._chance.present < 1:
+        if self._chance.noise or min(self._chance.present) < 1:
             if step != self._step:
-                generator = np.random.default_rng((self._chance.seed, step))
-                self._noise = generator.standard_normal(gradient.shape)
-                self._mask = generator.random(gradient.shape) < self._chance.present
+                shape, seed = (1, 2) if self._is_shared else gradient.shape, self._chance.seed
+                self._noise = np.random.default_rng((seed, NOISE, step)).standard_normal(shape)
+                self._mask = np.random.default_rng((seed, MASK, step)).random(shape) < np.asarray(self._chance.present)
                 self._step = step
             gradient = (gradient + self._chance.noise * self._noise) * self._mask
         return gradient
 
 
 def minibatch(examples: int, size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """Return the examples of a step: each epoch goes through all of them in an order of its own; the last are fewer."""
-    epoch, place = divmod(step, math.ceil(examples / size))
-    order = np.random.default_rng((seed, epoch)).permutation(examples)
+    """Return the examples of a step: each epoch goes through them in an order of its own.
+
+    Those that fill no batch are left out of the epoch, so that each batch costs and deviates alike.
+    """
+    epoch, place = divmod(step, examples // size)
+    order = np.random.default_rng((seed, BATCH, epoch)).permutation(examples)
     return order[place * size : (place + 1) * size]
 
 
-def explained(path: Path) -> Iterator[dict[str, Array]]:
+def explained(path: Path, stride: int = 1) -> Iterator[dict[str, Array]]:
     """Yield for each step every value that it went by, by the names of the rule's lines: (1, 2), or a number.
 
-    The rule goes along the path's own points and gradients. What it remembers from the step before, and the gradient as
-    it was, are called by their names with "before " in front.
+    Of `stride` steps the first is told. The rule goes along the path's own points and gradients. What it remembers from
+    the step before, and the gradient as it was, are called by their names with "before " in front.
     """
     walker = Walker(path.competitor.entry, path.competitor.all_settings(), 1)
     with np.errstate(all="ignore"):
@@ -300,7 +319,14 @@ def explained(path: Path) -> Iterator[dict[str, Array]]:
             before: dict[str, Any] = {f"before {name}": value for name, value in walker.memory.items()}
             before["before g"] = path.gradients[rows]
             bends = None if path.bends is None else path.bends[rows]
-            yield before | walker.explain(path.points[rows], path.gradients[rows], np.float64(path.rates[at]), bends)
+            values = walker.explain(path.points[rows], path.gradients[rows], np.float64(path.rates[at]), bends)
+            if at % stride == 0:
+                yield before | values
+
+
+def _bends(look: Look) -> Array | None:
+    """Return Hessians as (R, 3): xx, xy, yy."""
+    return None if look.hessian is None else look.hessian.reshape(-1, 4)[:, [0, 1, 3]]
 
 
 def _dot(one: Array, other: Array) -> Array:

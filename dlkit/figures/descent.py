@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from dlkit.catalog.surfaces import Point
-from dlkit.catalog.updates import GIVEN, SYMBOLS
-from dlkit.descent.losses import Array, FiniteSum, Loss, grid
+from dlkit.catalog.updates import GIVEN, RULES, SYMBOLS
+from dlkit.descent.losses import Array, FiniteSum, Loss, grid, known_value
 from dlkit.descent.maps import Basins, Sweep, curvatures
 from dlkit.descent.race import Path, explained
 from dlkit.descent.verdicts import Verdict
@@ -25,7 +25,8 @@ from dlkit.words import escape_html
 GRID = 61  # places along each side
 WORD = 4  # bytes, to which what is sent is aligned
 UNDEFINED_BITS = 0xFFFF
-MOST_NUMBERS = 18_100  # of all paths together: twelve of 500 steps
+MOST_BYTES = 150 * 1024  # of a message; names and formulas take OVERHEAD of it
+OVERHEAD = 14_000
 #: told apart by most colour-blind readers, on light and on dark: Okabe and Ito's, then Tol's
 COLOURS = (
     "#0072b2",
@@ -50,51 +51,76 @@ def scene(
     paths: Sequence[Path],
     verdicts: Sequence[Verdict],
     names: Sequence[str],
+    looked: int,
     *,
     is_logarithmic: bool,
     axes: tuple[str, str] = ("x", "y"),
-) -> dict[str, Any]:
-    """Return what the browser draws: the surface on a grid, all paths, and what became of them.
+) -> bytes:
+    """Return what the browser draws: the surface on a grid, all paths, what became of them, and one with its numbers.
 
-    `names` are those of the competitors, who have as many paths each, one from each start, in their order.
+    `names` are those of the competitors, who have as many paths each, one from each start, in their order. `looked`:
+    the place of the path that is looked into.
     """
     starts = len(paths) // len(names)
     across, up, points = grid(loss.domain, GRID)
     values = loss.look(points).value
     lowest = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
     heights = np.log10(1 + values - lowest) if is_logarithmic else values
-    stride = max(1, -(-sum(3 * len(path.points) for path in paths) // MOST_NUMBERS))
-    unit = min(path.evaluations for path in paths) * stride
-    return {
+    stride = _stride(paths, paths[looked])
+    kept = [np.unique((*range(0, path.steps, stride), path.steps)) for path in paths]
+    sent = {
         "across": [float(across[0]), float(across[-1])],
         "up": [float(up[0]), float(up[-1])],
         "count": GRID,
         **_surface(heights),
         "lowest": lowest,
+        "best": known_value(loss),
         "logarithmic": is_logarithmic,
         "undefined": bool(np.isnan(heights).any()),
         "axes": axes,
         "minima": [list(point) for point in loss.minima],
-        "unit": unit,
+        "unit": min(path.cost for path in paths) * stride,
         "stride": stride,
-        "ticks": max(round(path.evaluations * path.steps / unit) for path in paths),
-        "paths": [
-            {
-                "of": place // starts,
-                "step": path.evaluations * stride,
-                "points": column(np.column_stack((path.points, path.values))[::stride]),
-            }
-            for place, path in enumerate(paths)
-        ],
+        "starts": starts,
+        "counts": [len(steps) for steps in kept],
+        "steps": [path.steps for path in paths],
+        "points": column(
+            np.concatenate(
+                [np.column_stack((path.points, path.values))[steps] for path, steps in zip(paths, kept, strict=True)]
+            )
+        ),
         "competitors": [
             {
                 "name": escape_html(name),
-                "colour": COLOURS[place % len(COLOURS)],
+                "colour": colour,
+                "cost": paths[place * starts].cost,
                 "ended": ended(verdicts[place * starts : (place + 1) * starts]),
             }
-            for place, name in enumerate(names)
+            for place, (name, colour) in enumerate(zip(names, colours(paths[::starts]), strict=True))
         ],
+        "microscope": microscope(loss, paths[looked], looked, stride),
     }
+    return message(sent)
+
+
+def colours(paths: Sequence[Path]) -> list[str]:
+    """Return a colour for each competitor: that of its rule, or by its place where a rule competes with itself."""
+    rules = [path.competitor.rule for path in paths]
+    places = [list(RULES).index(rule) for rule in rules] if len(set(rules)) == len(rules) else range(len(rules))
+    return [COLOURS[place % len(COLOURS)] for place in places]
+
+
+def _stride(paths: Sequence[Path], looked: Path) -> int:
+    """Return of how many steps one is sent, for the message to stay within MOST_BYTES; ends are always sent."""
+    settings, fixed = looked.competitor.all_settings(), 2 * GRID**2 + OVERHEAD + 60 * len(paths)
+    values = {name: np.size(value) for name, value in next(explained(looked), {}).items() if name not in settings}
+    for names in ({name for name in values if not name.startswith("before ")}, set(values)):
+        numbers = sum(values[name] for name in names) + 4  # with curvatures and rate
+        moving = WORD * (3 * sum(path.steps for path in paths) + numbers * looked.steps)
+        stride = max(1, -(-moving // (MOST_BYTES - fixed)))
+        if stride == 1:  # then what is remembered from the step before is not sent again
+            break
+    return stride
 
 
 def ended(verdicts: Sequence[Verdict]) -> str:
@@ -110,7 +136,7 @@ def microscope(loss: Loss, path: Path, place: int, stride: int) -> dict[str, Any
     is not sent again: it is `of` another slot, and begins as `first`. `curvatures`: how the loss curves where each step
     begins, see `maps.curvatures`; `rates`: its learning rate.
     """
-    steps = list(explained(path))[::stride]
+    steps = list(explained(path, stride))
     formulas = path.competitor.entry.formulas(path.competitor.all_settings())
     settings = path.competitor.all_settings()
     lines, known, used = [], {*path.competitor.entry.memory, *GIVEN} & {*formulas, *path.competitor.entry.memory}, set()
@@ -137,7 +163,7 @@ def microscope(loss: Loss, path: Path, place: int, stride: int) -> dict[str, Any
         name = slot.removeprefix("before ")
         is_last = stride == 1 and name != slot and name in memory and name in used
         values[slot] = {"of": name, "first": memory[name]} if is_last else _column(steps, slot)
-    bends = column(curvatures(loss, path.points[::stride]))
+    bends = column(curvatures(loss, path.points[: max(1, path.steps) : stride]))
     return {"path": place, "lines": lines, "values": values, "curvatures": bends, "rates": column(path.rates[::stride])}
 
 
@@ -264,7 +290,7 @@ def sweep_figure(sweeps: Sequence[tuple[str, Sweep]]) -> go.Figure:
             figure.add_vline(found.edge, line={"color": colour, "dash": "dot"})
     figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})
     figure.update_xaxes(title="learning rate", type="log", exponentformat="power", dtick=1)
-    figure.update_yaxes(title="steps to the target", type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="steps to the target", type="log", dtick="D2")
     return figure
 
 

@@ -47,10 +47,11 @@ def choose_many(
 ) -> list[str]:
     """Draw pills of any number of choices that begin as the URL's parameter `key`, names with commas between."""
     if key not in st.session_state:
-        asked = [name for name in st.query_params.get(key, ",".join(default)).split(",") if name]
-        for name in asked:
-            if name not in options:
-                show_error(UnknownChoice(label.lower().removesuffix("s"), name, options))
+        text = st.query_params.get(key, ",".join(default))
+        asked = list(dict.fromkeys(name for name in text.split(",") if name))
+        unknown = [name for name in asked if name not in options]
+        if unknown:
+            show_error(UnknownChoice(label.lower().removesuffix("s"), unknown[0], options))
         st.session_state[key] = [name for name in asked if name in options]
     chosen = st.pills(label, options, selection_mode="multi", key=key, format_func=titles)
     _write(key, ",".join(chosen), ",".join(default))

@@ -19,10 +19,10 @@ CSS = """
 .pad circle { fill: var(--st-primary-color); stroke: var(--st-background-color); stroke-width: 1.5; cursor: pointer; }
 """
 JS = """
-const WIDE = 400, HIGH = 240, NAMESPACE = "http://www.w3.org/2000/svg", DIGITS = 2;
+const WIDE = 400, HIGH = 240, NAMESPACE = "http://www.w3.org/2000/svg", DIGITS = 2, PATIENCE_MILLISECONDS = 3000;
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  const pad = parentElement.querySelector(".pad"), { half, classes, points } = data;
+  const pad = parentElement.querySelector(".pad"), { half, classes } = data;
   const low = classes ? -0.5 : -half, high = classes ? 1.5 : half;
   const across = (x) => ((x + half) / (2 * half)) * WIDE, up = (y) => HIGH - ((y - low) / (high - low)) * HIGH;
   const draw = (group, name, attributes, text = "") => {
@@ -32,29 +32,41 @@ export default function ({ data, parentElement, setTriggerValue }) {
     pad.querySelector(group).append(made);
     return made;
   };
-  const send = (kept) => setTriggerValue("drawn", kept.map((point) => point.join(",")).join("; "));
-  pad.querySelectorAll("g").forEach((group) => group.replaceChildren());
-  for (const x of [-half / 2, 0, half / 2]) {
-    draw(".lines", "line", { x1: across(x), x2: across(x), y1: 0, y2: HIGH });
-    draw(".lines", "text", { x: across(x) + 3, y: HIGH - 4 }, String(x));
-  }
-  for (const y of classes ? [0, 1] : [-half / 2, 0, half / 2]) {
-    draw(".lines", "line", { x1: 0, x2: WIDE, y1: up(y), y2: up(y) });
-    draw(".lines", "text", { x: 4, y: up(y) - 3 }, classes ? `class ${y}` : String(y));
-  }
-  points.forEach(([x, y], place) => {
-    const dot = draw(".points", "circle", { cx: across(x), cy: up(y), r: 6 });
-    dot.addEventListener("click", (event) => {
-      event.stopPropagation();
-      send(points.filter((_, other) => other !== place));
-    });
-  });
-  pad.onclick = (event) => {
-    const box = pad.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * 2 * half - half;
-    const y = high - ((event.clientY - box.top) / box.height) * (high - low);
-    send([...points, [Number(x.toFixed(DIGITS)), classes ? Number(y > 0.5) : Number(y.toFixed(DIGITS))]]);
+  const text = (some) => some.map((point) => point.join(",")).join("; ");
+  const send = (kept) => {  // what was sent is drawn at once: the next click may come before the answer
+    pad.sent = { text: text(kept), points: kept, at: performance.now() };
+    setTriggerValue("drawn", pad.sent.text || ";");
+    render();
   };
+  const sent = pad.sent;
+  const isStale = sent && text(data.points) !== sent.text && performance.now() - sent.at < PATIENCE_MILLISECONDS;
+  if (!isStale) pad.sent = null;
+  const render = () => {
+    pad.querySelectorAll("g").forEach((group) => group.replaceChildren());
+    for (const x of [-half / 2, 0, half / 2]) {
+      draw(".lines", "line", { x1: across(x), x2: across(x), y1: 0, y2: HIGH });
+      draw(".lines", "text", { x: across(x) + 3, y: HIGH - 4 }, String(x));
+    }
+    for (const y of classes ? [0, 1] : [-half / 2, 0, half / 2]) {
+      draw(".lines", "line", { x1: 0, x2: WIDE, y1: up(y), y2: up(y) });
+      draw(".lines", "text", { x: 4, y: up(y) - 3 }, classes ? `class ${y}` : String(y));
+    }
+    const points = pad.sent?.points ?? data.points;
+    points.forEach(([x, y], place) => {
+      const dot = draw(".points", "circle", { cx: across(x), cy: up(y), r: 6 });
+      dot.addEventListener("click", (event) => {
+        event.stopPropagation();
+        send(points.filter((_, other) => other !== place));
+      });
+    });
+    pad.onclick = (event) => {
+      const box = pad.getBoundingClientRect();
+      const x = ((event.clientX - box.left) / box.width) * 2 * half - half;
+      const y = high - ((event.clientY - box.top) / box.height) * (high - low);
+      send([...points, [Number(x.toFixed(DIGITS)), classes ? Number(y > 0.5) : Number(y.toFixed(DIGITS))]]);
+    };
+  };
+  render();
   return () => (pad.onclick = null);
 }
 """

@@ -8,10 +8,9 @@ const UNDEFINED = "#9aa0a6";  // grey: there the loss is not defined
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".scene");
   const state = root.state ?? (root.state = { tick: 0, playing: false, coordinate: 0 });
+  const wasAtEnd = !state.data || state.tick >= state.data.ticks;
   state.data = read(decoded(data));
-  if (!state.hasTick) state.tick = Math.min(state.data.ticks, Math.round(state.data.ticks));
-  state.tick = Math.min(state.tick, state.data.ticks);
-  state.hasTick = true;
+  state.tick = wasAtEnd ? state.data.ticks : Math.min(state.tick, state.data.ticks);
   loadPlotly().then(() => {
     wire(root, state);
     draw(root, state);
@@ -43,28 +42,32 @@ function decoded(bytes) {
 function read(data) {
   const { count } = data, [low, high] = data.heights;
   const bits = data.surface, undefinedBits = 0xffff;
-  const paths = data.paths.map((path) => {
+  let begin = 0;
+  const paths = data.counts.map((count, place) => {
+    const of = Math.floor(place / data.starts), { cost } = data.competitors[of], last = data.steps[place];
     const columns = [[], [], []];
-    path.points.forEach((number, place) => columns[place % 3].push(number));
-    const [x, y, values] = columns;
-    return { ...path, x, y, values };
+    data.points.subarray(3 * begin, 3 * (begin + count)).forEach((number, at) => columns[at % 3].push(number));
+    begin += count;
+    const [x, y, values] = columns, steps = x.map((_, at) => (at === count - 1 ? last : at * data.stride));
+    return { ...data.competitors[of], of, x, y, values, steps, evaluations: steps.map((step) => step * cost) };
   });
+  const most = Math.max(...paths.map((path) => path.evaluations.at(-1))), ticks = Math.ceil(most / data.unit - 1e-9);
   const height = data.logarithmic ? (value) => Math.log10(1 + Math.max(0, value - data.lowest)) : (value) => value;
   const line = ([first, last]) => Array.from({ length: count }, (_, at) => first + ((last - first) * at) / (count - 1));
   const rows = Array.from({ length: count }, (_, row) =>
     Array.from(bits.subarray(row * count, (row + 1) * count), (value) =>
       value === undefinedBits ? null : low + ((high - low) * value) / (undefinedBits - 1)));
   const isInside = (x, y) => x >= data.across[0] && x <= data.across[1] && y >= data.up[0] && y <= data.up[1];
-  for (const path of paths) {
-    Object.assign(path, data.competitors[path.of]);
-    // what is outside is not drawn in space: it would stretch the axes
+  for (const path of paths)  // what is outside is not drawn in space: it would stretch the axes
     path.heights = path.values.map((value, at) => (isInside(path.x[at], path.y[at]) ? height(value) : null));
-  }
-  return { ...data, paths, rows, across: line(data.across), up: line(data.up) };
+  return { ...data, paths, most, ticks, rows, across: line(data.across), up: line(data.up) };
 }
 
-function stepOf(path, tick, data) {
-  return Math.min(path.x.length - 1, Math.floor((tick * data.unit) / path.step + 1e-9));
+// The place among a path's points where it is after so many ticks.
+function placeOf(path, tick, data) {
+  const evaluations = tick * data.unit, last = path.x.length - 1;
+  if (evaluations >= path.evaluations[last] - 1e-9) return last;
+  return Math.floor(evaluations / (path.cost * data.stride) + 1e-9);
 }
 
 function colours(root) {
@@ -81,8 +84,8 @@ function traces(data, tick, spatial) {
     const way = {}, head = {};
     for (const [axis, column] of Object.entries(columns)) {
       const paths = data.paths.filter((path) => path.of === place);
-      way[axis] = paths.flatMap((path) => [...path[column].slice(0, stepOf(path, tick, data) + 1), null]);
-      head[axis] = paths.map((path) => path[column][stepOf(path, tick, data)]);
+      way[axis] = paths.flatMap((path) => [...path[column].slice(0, placeOf(path, tick, data) + 1), null]);
+      head[axis] = paths.map((path) => path[column][placeOf(path, tick, data)]);
     }
     const shared = { ...line, name, hoverinfo: "name", showlegend: false };
     return [
@@ -107,7 +110,7 @@ function cross(data, tick) {
 }
 
 function looked(data, tick) {
-  const glass = data.microscope, path = data.paths[glass.path], step = Math.max(0, stepOf(path, tick, data) - 1);
+  const glass = data.microscope, path = data.paths[glass.path], step = Math.max(0, placeOf(path, tick, data) - 1);
   const [small, large, angle] = glass.curvatures.subarray(3 * step, 3 * step + 3);
   return { glass, path, step, small, large, angle };
 }
@@ -124,7 +127,7 @@ function draw(root, state) {
   const surface = { type: "surface", x: data.across, y: data.up, z: data.rows, ...scale, opacity: 0.85, hoverinfo: "skip" };
   show("space", [surface, ...traces(data, tick, true)], {
     ...paper, margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: "keep", showlegend: false,
-    scene: { uirevision: "keep", xaxis: { ...axis, title: { text: across }, range: ends(data.across) },
+    scene: { uirevision: "keep", camera: { eye: { x: 1.5, y: -1.6, z: 1.1 } }, xaxis: { ...axis, title: { text: across }, range: ends(data.across) },
              yaxis: { ...axis, title: { text: up }, range: ends(data.up) },
              zaxis: { ...axis, title: { text: heightTitle }, range: data.heights } } });
   const contour = { type: "contour", x: data.across, y: data.up, z: data.rows, ...scale, ncontours: 25, hoverinfo: "skip" };
@@ -136,15 +139,16 @@ function draw(root, state) {
     yaxis: { title: { text: up }, range: ends(data.up), gridcolor: back, zeroline: false } });
   const curves = (of) => data.paths.map((path) => ({
     type: "scatter", mode: "lines", name: path.name, line: { color: path.colour, width: 1.5 },
-    x: path.x.map((_, step) => step * path.step), y: of(path) }));
+    x: path.evaluations, y: of(path) }));
   const now = { type: "line", x0: tick * data.unit, x1: tick * data.unit, y0: 0, y1: 1, yref: "paper", line: { color: text, width: 1 } };
   const below = (title, log) => ({ ...plain, shapes: [now], xaxis: { title: { text: "gradient evaluations" }, gridcolor: back },
     yaxis: { title: { text: title }, type: log ? "log" : "linear", gridcolor: back, exponentformat: "power" } });
-  const lowest = Math.min(...data.paths.flatMap((path) => path.values.filter(Number.isFinite)), data.lowest);
+  const seen = data.paths.reduce((least, path) => path.values.reduce((low, value) => (value < low ? value : low), least), data.lowest);
+  const lowest = data.best ?? seen;
   const above = (path) => path.values.map((value) => value - lowest);
   show("loss", curves((path) => above(path).map((value) => (value > 0 ? value : null))), below("loss − lowest", true));
   const lengths = (path) => path.x.map((x, at) => at ? Math.hypot(x - path.x[at - 1], path.y[at] - path.y[at - 1]) || null : null);
-  show("length", curves(lengths), below("length of a step", true));
+  show("length", curves(lengths), below(data.stride > 1 ? `distance of ${data.stride} steps` : "length of a step", true));
   root.querySelector(".tick").max = data.ticks;
   legend(root, data);
   follow(root, state);
@@ -158,6 +162,7 @@ function legend(root, data) {
   const list = root.querySelector(".legend");
   const entries = data.competitors.map(({ name, colour, ended }) => [colour, `${unescaped(name)}: ${ended}`]);
   if (data.undefined) entries.push([UNDEFINED, "not defined"]);
+  if (data.logarithmic) entries.push(["transparent", "Heights and colours are logarithmic: log₁₀(1 + loss − lowest)"]);
   list.replaceChildren(...entries.map(([colour, text]) => {
     const item = document.createElement("li"), dot = document.createElement("span");
     dot.style.background = colour;
@@ -188,7 +193,7 @@ function move(root, state) {
 function follow(root, state) {
   const { data, tick } = state;
   root.querySelector(".tick").value = tick;
-  root.querySelector(".place").textContent = `${Math.round(tick * data.unit)} of ${Math.round(data.ticks * data.unit)}`;
+  root.querySelector(".place").textContent = `${Math.round(Math.min(tick * data.unit, data.most))} of ${Math.round(data.most)}`;
   explain(root, state);
 }
 
@@ -205,12 +210,13 @@ function explain(root, state) {
   }
   const letter = data.axes[coordinate];
   root.querySelectorAll(".coordinate").forEach((button, place) => (button.textContent = data.axes[place]));
+  const before = (coordinate ? path.y : path.x)[step], after = before + numberOf(glass.values, "delta", step, coordinate);
   box.querySelector(".title").textContent =
     `${unescaped(path.name)}, step ${step * data.stride + 1}, coordinate ${letter}: ` +
-    `${letter} = ${written((coordinate ? path.y : path.x)[step])}, after it ${written((coordinate ? path.y : path.x)[step + 1])}`;
+    `${letter} = ${written(before)}, after it ${written(after)}`;
   for (const slot of box.querySelectorAll("[data-slot]")) {
-    const value = numberOf(glass.values, slot.dataset.slot, step, coordinate);
-    slot.textContent = slot.classList.contains("result") || value >= 0 ? written(value) : `(${written(value)})`;
+    const text = written(numberOf(glass.values, slot.dataset.slot, step, coordinate));
+    slot.textContent = slot.classList.contains("result") || !/[−·]/.test(text) ? text : `(${text})`;
   }
   const most = Math.max(Math.abs(small), Math.abs(large)), least = Math.min(Math.abs(small), Math.abs(large));
   const along = (turned) => `(${written(rounded(Math.cos(turned)))}, ${written(rounded(Math.sin(turned)))})`;
@@ -254,9 +260,12 @@ function wire(root, state) {
   root.querySelector(".play").addEventListener("click", () => {
     if (state.playing) return stop(root, state);
     if (state.tick >= state.data.ticks) state.tick = 0;
-    const pace = Math.max(1, Math.round(state.data.ticks / 200));
+    const begun = performance.now(), from = state.tick, pace = Math.max(1, Math.round(state.data.ticks / 200));
     root.querySelector(".play").textContent = "Pause";
-    state.playing = setInterval(() => (state.tick >= state.data.ticks ? stop(root, state) : go(state.tick + pace)), FRAME_MILLISECONDS);
+    state.playing = setInterval(() => {  // by the clock: a slow machine draws fewer steps, not a longer film
+      if (state.tick >= state.data.ticks) return stop(root, state);
+      go(from + pace * Math.max(1, Math.floor((performance.now() - begun) / FRAME_MILLISECONDS)));
+    }, FRAME_MILLISECONDS);
   });
   for (const button of root.querySelectorAll(".coordinate")) button.addEventListener("click", () => {
     state.coordinate = Number(button.value);

@@ -32,7 +32,7 @@ from dlkit.data.weights import has_weights
 from dlkit.descent import asked
 from dlkit.descent.race import race
 from dlkit.descent.verdicts import verdict
-from dlkit.errors import DlkitError, RunError
+from dlkit.errors import ConfigError, DlkitError, RunError
 from dlkit.estimate import estimate
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import Kind, Priority, Run, State
@@ -329,6 +329,8 @@ def descend(options: argparse.Namespace) -> None:
     """Let an optimizer descend on a surface, and tell what became of it."""
     names = ("surface", "formula", "domain", "points", "optimizer", "schedule", "start", *asked.NUMBERS)
     values = {name: getattr(options, name) for name in names}
+    if values["formula"] and values["surface"]:
+        raise ConfigError(["A formula stands in for a surface. Give --formula or --surface."])
     wanted = asked.read(values, [values], in_steps=True)
     paths = race(wanted.loss, wanted.competitors, wanted.starts, wanted.budget, wanted.chance)
     names_of_paths = [name for name in wanted.names for _ in wanted.starts]
@@ -427,7 +429,7 @@ def _with_signs(arguments: Sequence[str]) -> list[str]:
     """Return the arguments, those that may begin with a minus joined to their flags: argparse takes -3,1 for a flag."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in SIGNED:
+        if joined and joined[-1] in SIGNED and not argument.startswith("--"):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

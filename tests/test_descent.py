@@ -1,5 +1,6 @@
 """Paths against torch.optim, closed forms of the literature, and what is said of them."""
 
+import itertools
 import json
 import math
 import time
@@ -17,7 +18,7 @@ from dlkit.catalog.sums import POINT_SETS, SUMS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.descent.asked import default_rate, read
-from dlkit.descent.losses import FiniteSum, Surface, known_value
+from dlkit.descent.losses import FiniteSum, Surface, is_inside, known_value
 from dlkit.descent.maps import basins, condition, curvature, sweep
 from dlkit.descent.race import Chance, Competitor, explained, minibatch, race
 from dlkit.descent.verdicts import Status, reached, settled, verdict
@@ -323,6 +324,95 @@ def test_curvature_and_condition_at_a_point():
     assert condition(values) == pytest.approx(50)
     assert abs(vectors[:, 0]) == pytest.approx([math.cos(math.pi / 6), math.sin(math.pi / 6)])
     assert condition(curvature(Surface.of(SURFACES["monkey-saddle"]), (0, 0))[0]) == math.inf
+
+
+SMALL = (
+    "x",
+    "y",
+    "1",
+    "2",
+    "x*y",
+    "x^2",
+    "(x - 3*y)",
+    "cos(x*y)",
+    "exp(x)",
+    "log(x)",
+    "abs(y)",
+    "x^x",
+    "max(x, y)",
+    "1/x",
+)
+
+
+def test_every_small_formula_gets_its_verdict_and_its_map():
+    """Singular Hessians, lines of minima, places without a value: none is an error, and no gradient is called small."""
+    seen = set()
+    for left, sign, right in itertools.product(SMALL, "+*", SMALL):
+        loss = Surface(read_formula(f"({left}){sign}({right})"), (-5, 5, -5, 5))
+        competitors = [
+            Competitor("sgd", 0.05),
+            Competitor("adam", 0.05),
+            Competitor("newton", 1.0),
+            Competitor("lbfgs", 0.5),
+        ]
+        for path in race(loss, competitors, [(3.0, 2.0)], 60):
+            told = verdict(loss, path)
+            assert told.reason.endswith("."), told
+            seen.add(told.status)
+        found = basins(loss, competitors[1], 5, 20)
+        assert found.ends.max() < len(found.minima) or not found.minima
+    assert seen == set(Status)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "reason"),
+    [
+        (("(x - 3*y)^2", "sgd", 0.02, 500), Status.CONVERGED, "line of minima"),
+        (("x^2 + 0*y", "sgd", 0.1, 200), Status.CONVERGED, "line of minima"),
+        (("exp(x^2) + y^2", "sgd", 1.0, 10), Status.DIVERGED, "too large"),
+        (("1 - exp(-(x^2 + y^2)/10)", "adam", 100.0, 200), Status.LEFT, "outside the plotted domain"),
+        (("log(0 - x)", "sgd", 1.0, 10), Status.LEFT, "Choose another"),
+    ],
+)
+def test_formulas_are_judged_by_what_they_are(asked, status, reason):
+    text, rule, rate, steps = asked
+    loss = Surface(read_formula(text), (-5, 5, -5, 5))
+    told = judged(loss, rule, rate, steps, (2.0, 1.0))
+    assert (told.status, reason in told.reason) == (status, True), told
+
+
+def test_decay_is_part_of_what_is_descended_on():
+    told = judged("booth", "sgd", 0.06, 2000, weight_decay=0.5)
+    assert told.status == Status.CONVERGED
+    assert "with its decay, 0.133 above" in told.reason
+    diverged = judged("bowl", "sgd", 0.8, 200, weight_decay=1.0)
+    assert "curvature and decay on its way is 2.40, more than 2.00" in diverged.reason
+    bowl = sweep(BOWL, Competitor("sgd", 0.1, {"weight_decay": 1.0}), (-3, 2.5), 400)
+    assert bowl.edge == pytest.approx(2 / 3)
+    assert bowl.is_diverged[bowl.rates > 0.75].all()
+    assert not bowl.is_diverged[bowl.rates < 0.6].any()
+
+
+def test_who_passes_a_minimum_has_not_converged():
+    assert judged("bowl", "momentum", 0.05, 83).status != Status.CONVERGED
+    noisy = [judged("bowl", "sgd", 0.1, 300, chance=Chance(noise=0.02, seed=seed)).status for seed in range(50)]
+    assert Status.CONVERGED not in noisy
+
+
+def test_turned_surface_has_its_known_points_in_its_domain():
+    for name, entry in SURFACES.items():
+        for degrees in range(0, 360, 7):
+            loss = Surface.of(entry, degrees)
+            points = np.array((*loss.minima, *loss.others)).reshape(-1, 2)
+            if name != "mccormick" or degrees:
+                assert is_inside(points, loss.domain).all(), (name, degrees)
+
+
+def test_edge_is_that_of_the_minimum_that_is_reached():
+    loss = Surface.of(SURFACES["himmelblau"])
+    found = sweep(loss, Competitor("sgd", 0.01), (3.3, -1.5), 400)
+    values, _ = curvature(loss, (3.584428340330, -1.848126526964))
+    assert found.edge == pytest.approx(2 / values[1])
 
 
 # The lessons: what their texts say is what their races show

@@ -120,6 +120,25 @@ def test_limits_are_met_by_what_is_just_within():
     read_formula("x".ljust(LONGEST))
 
 
+def test_long_sum_is_not_nested():
+    (value,) = value_of(read_formula("+".join(["x"] * 90)), np.array([(2.0, 0.0)]))
+    assert value == 180
+    with pytest.raises(FormulaError, match=str(MOST_NODES)):
+        read_formula("+".join(["x"] * 130))
+
+
+@pytest.mark.parametrize(
+    "text", ["x^y", "y^x", "0^x", "(x*y)^(2 + 0*x)", "max(x, y)", "min(x, y)", "max(x, 0)", "min(0, y)"]
+)
+def test_gradients_at_corners_are_those_of_autograd(text):
+    """Where a base is 0 or both sides are equal; torch, too, takes one of several slopes there."""
+    places = np.array([(0.0, 2.0), (2.0, 0.0), (1.0, 1.0), (0.0, 1.0), (3.0, 3.0), (2.0, 1.0)])
+    points = torch.tensor(places, requires_grad=True)
+    formula = read_formula(text)
+    (formula({"x": points[:, 0], "y": points[:, 1]}) + 0 * points.sum()).sum().backward()
+    np.testing.assert_allclose(Surface(formula, (-5, 5, -5, 5)).look(places).gradient, points.grad, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_no_random_text_raises_anything_else_or_takes_long_or_runs():
     """100,000 texts: of anything printable, and of pieces of formulas, which come further."""

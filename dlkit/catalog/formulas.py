@@ -85,7 +85,8 @@ def read_formula(text: str, names: Iterable[str] = ("x", "y")) -> Formula:
     plain = re.sub(r"\s", " ", text)
     found = _FOREIGN.search(plain)
     if found:
-        raise FormulaError(f"{found.group()!r} is no part of a formula.", found.start() + 1)
+        hint = "Write abs(x) for |x|." if found.group() == "|" else "Use numbers, + - * / ^, parentheses and functions."
+        raise FormulaError(f"{found.group()!r} is no part of a formula. {hint}", found.start() + 1)
     stuck = _STUCK.search(plain)
     if stuck:
         raise FormulaError("A number and a name stand together. Write products with *, as in 2*x.", stuck.start(1) + 1)
@@ -131,8 +132,8 @@ class _Reader:
             case ast.UnaryOp(op=sign) if type(sign) in UNARY:
                 return _joined(UNARY[type(sign)], self.read(node.operand, depth + 1))
             case ast.BinOp(op=sign) if type(sign) in BINARY:
-                parts = [self.read(part, depth + 1) for part in (node.left, node.right)]
-                return _joined(BINARY[type(sign)], *parts)
+                left = self.read(node.left, depth)  # a long sum leans to the left, but is not nested
+                return _joined(BINARY[type(sign)], left, self.read(node.right, depth + 1))
             case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS and not node.keywords:
                 wanted = 1 if name in OF_ONE else 2
                 if len(node.args) != wanted:
@@ -142,7 +143,7 @@ class _Reader:
 
     def _number(self, node: ast.Constant) -> np.float64:
         if type(node.value) not in (int, float):
-            raise self._refused(node, f"{str(node.value)[:20]} is not a real number.")
+            raise self._refused(node, f"{str(node.value)[:20]} is not a real number. Use some as 2 or 0.5.")
         try:
             value = float(node.value)  # type: ignore[arg-type]  # it is a number
         except OverflowError:
@@ -158,7 +159,7 @@ class _Reader:
             known = ", ".join(sorted(self.names))
             return f"{node.id[:20]!r} is not known here. Use {known}, pi, e or a number."
         if isinstance(node, ast.Call):
-            return f"There is no such function. Use {', '.join(FUNCTIONS)}; write products with *."
+            return f"There is no such function. Use {', '.join(FUNCTIONS)}; write products with *, as in 2*(x + 1)."
         return "This is not allowed in a formula. Use numbers, + - * / ^, parentheses and functions."
 
     def _refused(self, node: ast.expr, problem: str) -> FormulaError:

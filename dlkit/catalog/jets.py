@@ -99,7 +99,7 @@ class Jet:
         )
 
     def __rpow__(self, base: Any) -> "Jet":
-        value, factor = base**self.value, np.log(base)
+        value, factor = base**self.value, _logarithm(base, self.value)
         return self.through(value, factor * value, factor**2 * value)
 
     def sin(self) -> "Jet":
@@ -138,12 +138,19 @@ class Jet:
         return self.through(np.sign(self.value), 0.0, 0.0)
 
     def smaller(self, other: Any) -> "Jet":
-        """Return the smaller of both at each place, with its derivatives."""
-        return _chosen(self, other, self.value <= (other.value if isinstance(other, Jet) else other))
+        """Return the smaller of both at each place, with its derivatives; where they are equal, as torch takes them.
+
+        That is half of each, and that of a number where one is a number.
+        """
+        if isinstance(other, Jet):
+            return _chosen(self, other, np.sign(other.value - self.value))
+        return _chosen(self, other, np.where(self.value < other, 1.0, -1.0))
 
     def larger(self, other: Any) -> "Jet":
-        """Return the larger of both at each place, with its derivatives."""
-        return _chosen(self, other, self.value >= (other.value if isinstance(other, Jet) else other))
+        """Return the larger of both at each place, with its derivatives: see `smaller`."""
+        if isinstance(other, Jet):
+            return _chosen(self, other, np.sign(self.value - other.value))
+        return _chosen(self, other, np.where(self.value > other, 1.0, -1.0))
 
 
 def raised(base: Any, power: Any) -> Any:
@@ -169,7 +176,7 @@ def _products(one: Array, other: Array) -> Array:
 
 def _power_of_two(base: Jet, power: Jet) -> Jet:
     """Return a power whose exponent varies, too."""
-    value, factor = np.power(base.value, power.value), np.log(base.value)
+    value, factor = np.power(base.value, power.value), _logarithm(base.value, power.value)
     by_base = power.value * np.power(base.value, power.value - 1)
     slope = by_base * base.slope + value * factor * power.slope
     if base.bend is None or power.bend is None:
@@ -186,10 +193,19 @@ def _power_of_two(base: Jet, power: Jet) -> Jet:
     return Jet(value, slope, bend)
 
 
-def _chosen(one: Jet, other: Any, is_one: NDArray[np.bool_]) -> Jet:
-    """Return `one` where it is meant, and `other` elsewhere."""
+def _logarithm(base: Any, power: Array) -> Array:
+    """Return the logarithm that a power's slope by its exponent has as a factor: 0 of base 0, as torch takes it."""
+    return np.where((base == 0) & (power >= 0), 0.0, np.log(base))
+
+
+def _chosen(one: Jet, other: Any, preferred: Array) -> Jet:
+    """Return `one` where it is preferred (1), `other` where that is (−1), and their mean between (0)."""
     if not isinstance(other, Jet):
         none = np.zeros_like(one.slope)
         other = Jet(np.full_like(one.value, other), none, None if one.bend is None else np.zeros_like(one.bend))
-    bend = None if one.bend is None or other.bend is None else np.where(is_one, one.bend, other.bend)
-    return Jet(np.where(is_one, one.value, other.value), np.where(is_one, one.slope, other.slope), bend)
+
+    def mixed(left: Array, right: Array) -> Array:
+        return np.where(preferred > 0, left, np.where(preferred < 0, right, (left + right) / 2))
+
+    bend = None if one.bend is None or other.bend is None else mixed(one.bend, other.bend)
+    return Jet(mixed(one.value, other.value), mixed(one.slope, other.slope), bend)

@@ -155,7 +155,7 @@ _ENTRIES = (
     SurfaceEntry(
         "saddle",
         "Saddle",
-        "It has no minimum: who leaves the ridge falls for ever, so every optimizer that works diverges here.",
+        "It has no minimum: who leaves the ridge falls for ever, and is right to; Newton's method ends on the saddle.",
         "x^2 - y^2",
         (-2, 2, -2, 2),
         (1.5, 1e-3),

@@ -1,7 +1,7 @@
 """Update rules: what one step of each optimizer computes, line by line, as torch.optim does.
 
 The lines are formulas: the same text moves the weights of the descent page and is shown with its numbers in place. They
-work on one coordinate at a time, whatever the shape of the weights: no rule but Newton's looks at two at once.
+work on one coordinate at a time, whatever the shape of the weights; L-BFGS and Newton's method alone look at both.
 """
 
 from collections.abc import Mapping

@@ -304,14 +304,14 @@ def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking
         row[STEPS_TITLE] = steps_to_target(asking, paths)
     row["Gradient evaluations"] = round(path.cost * path.steps)
     if asking.is_noisy:
-        row["Gradients are"] = "exact" if path.competitor.entry.is_exact else "noisy"
+        row["Gradients are"] = "noisy" if asking.meets_noise(path.competitor) else "exact"
     row["What became of it"] = ended(verdicts)
     return row
 
 
 def show_examples(loss: FiniteSum, ends: Sequence[tuple[str, tuple[float, float]]], asking: Asked) -> None:
     """Show the examples with each competitor's model, and how much a batch's gradient deviates, and why."""
-    st.plotly_chart(examples_figure(loss, ends), width="stretch", key="examples")
+    st.plotly_chart(examples_figure(loss, ends, asking.competitors), width="stretch", key="examples")
     count = loss.examples
     st.markdown(
         "**Where the noise comes from.** Each batch has examples of its own, so its gradient deviates from that of all "
@@ -379,7 +379,7 @@ def show_rates(shared: Shared, wanted: Wanted) -> None:
             "Dotted: the edge of stability, from which on a constant rate drives a rule away from the minimum."
         )
         found = [(name, swept(shared, wanted, place)) for place, name in enumerate(asking.names)]
-        st.plotly_chart(sweep_figure(found), width="stretch", key="sweep")
+        st.plotly_chart(sweep_figure(found, asking.competitors), width="stretch", key="sweep")
     places = {"the start": start, **{f"a minimum ({x:.3g}, {y:.3g})": (x, y) for x, y in loss.minima}}
     rows = []
     for name, place in places.items():

@@ -14,7 +14,7 @@ from dlkit.__main__ import main
 from dlkit.catalog.formulas import read_formula
 from dlkit.catalog.lessons import LESSONS
 from dlkit.catalog.optimizers import OPTIMIZERS
-from dlkit.catalog.sums import POINT_SETS, SUMS
+from dlkit.catalog.sums import POINT_SETS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.descent.asked import default_rate, read
@@ -500,36 +500,14 @@ def test_decay_in_adams_gradient_is_divided_away():
 # Sums
 
 
-@pytest.mark.parametrize("kind", ["line", "logistic"])
-def test_sums_have_the_gradients_and_hessians_of_torch(kind):
-    points = POINT_SETS[SUMS[kind].points].points
-    loss, places = FiniteSum.of(kind, points), np.random.default_rng(0).uniform(-4, 4, (20, 2))
-    inputs, targets = torch.tensor(points, dtype=torch.float64).T
-    batch = np.array([3, 1, 7])
-
-    def mean_loss(place, chosen):
-        outputs = place[0] * inputs[chosen] + place[1]
-        if kind == "line":
-            return torch.nn.functional.mse_loss(outputs, targets[chosen]) / 2
-        return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets[chosen])
-
-    for chosen in (None, batch):
-        look = loss.look(places, bends=True, batch=chosen)
-        rows = slice(None) if chosen is None else torch.tensor(chosen)
-        for at, place in enumerate(torch.tensor(places)):
-            wanted = torch.func.grad_and_value(lambda one: mean_loss(one, rows))(place)  # noqa: B023
-            np.testing.assert_allclose(look.gradient[at], wanted[0], rtol=1e-12, atol=1e-14)
-            assert look.value[at] == pytest.approx(float(wanted[1]), rel=1e-12)
-            hessian = torch.func.hessian(lambda one: mean_loss(one, rows))(place)  # noqa: B023
-            np.testing.assert_allclose(look.hessian[at], hessian, rtol=1e-11, atol=1e-14)
-
-
 def test_minimum_of_least_squares_is_that_of_the_normal_equations():
     points = np.array(POINT_SETS["noisy-line"].points)
     (minimum,) = FiniteSum.of("line", points.tolist()).minima
     np.testing.assert_allclose(minimum, np.polyfit(points[:, 0], points[:, 1], 1), rtol=1e-10)
     assert not FiniteSum.of("logistic", POINT_SETS["parted-classes"].points).minima
     assert not FiniteSum.of("line", [(1, 2), (1, 3)]).minima
+    ((weight, _),) = FiniteSum.of("line", [(0, 0), (0.01, 50)]).minima
+    assert weight == pytest.approx(5000)
 
 
 def test_gradients_of_batches_deviate_as_the_closed_form_says():

@@ -140,10 +140,13 @@ class Asked:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the gradients of rules that are not exact differ from the loss's."""
-        chance = self.chance
-        is_part = any(one.batch is not None for one in self.competitors)
-        return chance.noise > 0 or min(chance.present) < 1 or is_part
+        """Whether anybody's gradients differ from the loss's."""
+        return any(self.meets_noise(one) for one in self.competitors)
+
+    def meets_noise(self, competitor: Competitor) -> bool:
+        """Tell whether a competitor's gradients differ from the loss's."""
+        is_part = competitor.batch is not None and competitor.batch < (self.loss.examples or 0)
+        return self.chance.reaches(competitor) or is_part
 
 
 class _Problems(list[str]):

@@ -71,6 +71,10 @@ class Chance:
     present: tuple[float, float] = (1.0, 1.0)
     seed: int = 0
 
+    def reaches(self, competitor: Competitor) -> bool:
+        """Tell whether a competitor meets noise or missing coordinates."""
+        return (self.noise > 0 or min(self.present) < 1) and not competitor.entry.is_exact
+
 
 @dataclass(frozen=True)
 class Path:

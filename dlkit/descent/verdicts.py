@@ -91,8 +91,9 @@ def _judge(loss: Loss, path: Path, chance: Chance) -> tuple[Status, str]:
     size, curvatures = float(np.linalg.norm(gradient)), np.asarray(np.linalg.eigvalsh(hessian), dtype=float)
     window = path.points[-max(LAST_STEPS, round(LAST_SHARE * path.steps)) - 1 :]
     step, has_one, has_line = newton_step(gradient[None], hessian[None])
+    is_noisy = _is_noisy(loss, path, chance)
     rests = float(np.abs(path.coming).max()) <= NEAR * diagonal
-    if _is_noisy(path, chance):
+    if is_noisy:
         rests &= bool(np.abs(window - end).max() <= NEAR * diagonal)
     begun = float(np.linalg.norm(path.gradients, axis=1).max(initial=0.0))
     is_gentle = size <= max(GENTLE * begun, LEAST_GRADIENT)
@@ -105,7 +106,7 @@ def _judge(loss: Loss, path: Path, chance: Chance) -> tuple[Status, str]:
     if walked <= NEAR * diagonal:
         return Status.STUCK, _why_stuck(path, size, curvatures, walked, steps)
     if gone < CIRCLE * walked and path.values[-1] > path.values[: len(path.values) - steps].min() - 1e-12:
-        return Status.CYCLING, _why_cycling(path, chance, size, curvatures, walked, gone, steps)
+        return Status.CYCLING, _why_cycling(path, is_noisy, size, curvatures, walked, gone, steps)
     return Status.MOVING, f"Its last {_steps(steps)} went {number(gone)}; the gradient's norm is {number(size)}."
 
 
@@ -122,11 +123,9 @@ def _descended(loss: Loss, path: Path) -> tuple[Array, Array]:
     return look.gradient[0] + added * end, look.hessian[0] + added * np.eye(2)
 
 
-def _is_noisy(path: Path, chance: Chance) -> bool:
-    competitor = path.competitor
-    return not competitor.entry.is_exact and bool(
-        chance.noise or min(chance.present) < 1 or competitor.batch is not None
-    )
+def _is_noisy(loss: Loss, path: Path, chance: Chance) -> bool:
+    batch = path.competitor.batch
+    return chance.reaches(path.competitor) or (batch is not None and batch < (loss.examples or 0))
 
 
 def _lengths(path: Path) -> Array:
@@ -226,10 +225,10 @@ def _why_stuck(path: Path, gradient: float, curvatures: Array, walked: float, st
 
 
 def _why_cycling(
-    path: Path, chance: Chance, gradient: float, curvatures: Array, walked: float, gone: float, steps: int
+    path: Path, is_noisy: bool, gradient: float, curvatures: Array, walked: float, gone: float, steps: int
 ) -> str:
     round_ = f"Its last {_steps(steps)} walked {number(walked)} and came {number(gone)} far"
-    if _is_noisy(path, chance):
+    if is_noisy:
         return f"{round_}: the noise of its gradients keeps it moving. A smaller rate, or a falling one, calms it."
     limit = edge(path.competitor.rule, path.competitor.all_settings())
     product = float(path.rates[-1] * np.abs(curvatures).max())

@@ -17,12 +17,13 @@ from dlkit.catalog.surfaces import Point
 from dlkit.catalog.updates import GIVEN, RULES, SYMBOLS
 from dlkit.descent.losses import Array, FiniteSum, Loss, grid, known_value
 from dlkit.descent.maps import Basins, Sweep, curvatures
-from dlkit.descent.race import Path, explained
+from dlkit.descent.race import Competitor, Path, explained
 from dlkit.descent.verdicts import Verdict
 from dlkit.figures.palette import MARK
 from dlkit.words import escape_html
 
 GRID = 61  # places along each side
+STEP_TICKS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
 WORD = 4  # bytes, to which what is sent is aligned
 UNDEFINED_BITS = 0xFFFF
 MOST_BYTES = 150 * 1024  # of a message; names and formulas take OVERHEAD of it
@@ -96,16 +97,18 @@ def scene(
                 "cost": paths[place * starts].cost,
                 "ended": ended(verdicts[place * starts : (place + 1) * starts]),
             }
-            for place, (name, colour) in enumerate(zip(names, colours(paths[::starts]), strict=True))
+            for place, (name, colour) in enumerate(
+                zip(names, colours([path.competitor for path in paths[::starts]]), strict=True)
+            )
         ],
         "microscope": microscope(loss, paths[looked], looked, stride),
     }
     return message(sent)
 
 
-def colours(paths: Sequence[Path]) -> list[str]:
-    """Return a colour for each competitor: that of its rule, or by its place where a rule competes with itself."""
-    rules = [path.competitor.rule for path in paths]
+def colours(competitors: Sequence[Competitor]) -> list[str]:
+    """Return a colour for each: that of its rule, or by its place where a rule competes with itself."""
+    rules = [one.rule for one in competitors]
     places = [list(RULES).index(rule) for rule in rules] if len(set(rules)) == len(rules) else range(len(rules))
     return [COLOURS[place % len(COLOURS)] for place in places]
 
@@ -280,34 +283,31 @@ def basins_figure(found: Basins, title: str) -> go.Figure:
     return figure
 
 
-def sweep_figure(sweeps: Sequence[tuple[str, Sweep]]) -> go.Figure:
+def sweep_figure(sweeps: Sequence[tuple[str, Sweep]], competitors: Sequence[Competitor]) -> go.Figure:
     """Draw the steps to the target against the rate, and the edge of stability where it is known."""
     figure = go.Figure()
-    for place, (name, found) in enumerate(sweeps):
-        colour = COLOURS[place % len(COLOURS)]
+    for (name, found), colour in zip(sweeps, colours(competitors), strict=True):
         figure.add_scatter(x=found.rates, y=found.steps, mode="lines+markers", name=name, line={"color": colour})
         if found.edge is not None:
             figure.add_vline(found.edge, line={"color": colour, "dash": "dot"})
     figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})
     figure.update_xaxes(title="learning rate", type="log", exponentformat="power", dtick=1)
-    figure.update_yaxes(title="steps to the target", type="log", dtick="D2")
+    figure.update_yaxes(title="steps to the target", type="log", tickvals=STEP_TICKS)
     return figure
 
 
-def examples_figure(loss: FiniteSum, ends: Sequence[tuple[str, Point]]) -> go.Figure:
+def examples_figure(loss: FiniteSum, ends: Sequence[tuple[str, Point]], competitors: Sequence[Competitor]) -> go.Figure:
     """Draw the examples of a sum, and what the model makes of them where each competitor ended."""
     inputs, targets = np.asarray(loss.inputs), np.asarray(loss.targets)
     reach = max(float(np.abs(inputs).max()), 1.0) * 1.1
     across = np.linspace(-reach, reach, 121)
     figure = go.Figure()
-    for place, (name, (weight, bias)) in enumerate(ends):
+    for (name, (weight, bias)), colour in zip(ends, colours(competitors), strict=True):
         with np.errstate(all="ignore"):
             outputs = weight * across + bias
             if loss.kind == "logistic":
                 outputs = 1 / (1 + np.exp(-outputs))
-        figure.add_scatter(
-            x=across, y=outputs, mode="lines", name=escape_html(name), line={"color": COLOURS[place % len(COLOURS)]}
-        )
+        figure.add_scatter(x=across, y=outputs, mode="lines", name=escape_html(name), line={"color": colour})
     figure.add_scatter(x=inputs, y=targets, mode="markers", name="examples", marker={"color": MARK, "size": 9})
     low, high = (-0.1, 1.1) if loss.kind == "logistic" else (float(targets.min()) - 1, float(targets.max()) + 1)
     figure.update_layout(margin={"l": 40, "r": 10, "t": 20, "b": 40}, legend={"orientation": "h", "y": -0.25})

@@ -117,7 +117,7 @@ function looked(data, tick) {
 
 function draw(root, state) {
   const { data, tick } = state, { text, back, soft } = colours(root);
-  const font = { color: text, family: "inherit" }, paper = { paper_bgcolor: back, font };
+  const font = { color: text, family: getComputedStyle(root).fontFamily }, paper = { paper_bgcolor: back, font };
   const plain = { ...paper, plot_bgcolor: soft, margin: { l: 60, r: 10, t: 10, b: 40 }, uirevision: "keep", showlegend: false };
   const options = { displayModeBar: false, responsive: true };
   const scale = { colorscale: "Viridis", showscale: false };

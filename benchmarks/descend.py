@@ -175,8 +175,6 @@ class Agreement:
     driven: float | None
     compared: int
     steps: int
-    torch_seconds: float
-    our_seconds: float
 
 
 def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps: int) -> Agreement:
@@ -186,15 +184,11 @@ def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps:
     and two that are rounded otherwise at each step. An ulp of the start dies out on the way to a minimum; where a
     rule then divides tiny gradients by their own size, what is rounded on the way does not.
     """
-    begun = time.perf_counter()
     theirs = torch_path(entry.formula, competitor, starts, steps)
-    torch_seconds = time.perf_counter() - begun
     twins = [torch_path(entry.formula, competitor, np.nextafter(starts, np.inf), steps)]
     twins += [torch_path(entry.formula, competitor, starts, steps, seed) for seed in (0, 1)]
-    begun = time.perf_counter()
     budget = steps * competitor.entry.evaluations
     ours = race(Surface.of(entry), [competitor], [(x, y) for x, y in starts.tolist()], budget)
-    our_seconds = time.perf_counter() - begun
     worst, driven, compared = 0.0, None if competitor.rule in ("newton", "lbfgs") else 0.0, 0
     for row, path in enumerate(ours):
         if driven is not None:
@@ -211,7 +205,7 @@ def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps:
         last = int(is_chaotic.argmax()) if is_chaotic.any() else count
         worst = max(worst, float(apart[:last].max(initial=0.0)))
         compared += max(0, last - 1)
-    return Agreement(worst, driven, compared, steps * len(starts), torch_seconds, our_seconds)
+    return Agreement(worst, driven, compared, steps * len(starts))
 
 
 def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tuple[Competitor, Array]]:

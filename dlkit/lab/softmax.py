@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dlkit.descent.asked import Number
 from dlkit.errors import ConfigError
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[Any]  # float16, float32 or float64; what is computed has the precision of the logits
 Labels = NDArray[np.int64]
 
 MOST_CLASSES = 1000

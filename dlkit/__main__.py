@@ -304,10 +304,7 @@ def predict(options: argparse.Namespace) -> int:
     """Classify pictures; what cannot be read is named, and the others are answered."""
     top_k = _whole(options.top_k, "--top-k", 1, 1000)
     paths = [_existing(path) for path in options.images]
-    is_imagenet = options.model == artifacts.IMAGENET
-    source = None if is_imagenet else service.run_folder(service.find(options.model).id) / "model"
-    if source is not None:
-        artifacts.read_description(source)  # says what is wrong before torch is loaded
+    source = _source(options.model)
     from dlkit.engine import prediction
 
     answers = prediction.predict_many(source, (partial(read_image, path) for path in paths), top_k, options.device)
@@ -322,6 +319,37 @@ def predict(options: argparse.Namespace) -> int:
     if options.json and rows:
         _print_json(rows)
     return 0 if len(rows) == len(paths) else USER_ERROR
+
+
+def show_layers(options: argparse.Namespace) -> None:
+    """Show a network layer by layer: what each is, costs and sees, and what it makes of a picture."""
+    picture, source = read_image(_existing(options.image)), _source(options.model)
+    from dlkit.engine import layers
+
+    bundle = layers.open_model(source)
+    found = layers.layers_of(bundle.model, bundle.preprocessing.size)
+    told = layers.statistics_of(bundle.model, layers.pictures_for(bundle, [picture]))
+    if options.json:
+        rows = [{**vars(layer), "field": layer.field and vars(layer.field)} for layer in found]
+        _print_json([{**row, **vars(statistics)} for row, statistics in zip(rows, told, strict=True)])
+        return
+    table = [
+        {
+            "layer": layer.name + (f" ({layer.call})" if layer.call > 1 else ""),
+            "kind": layer.kind,
+            "output": "×".join(map(str, layer.shape)),
+            "parameters": layer.parameters,
+            "multiply-adds": layer.multiply_adds,
+            "sees": f"{layer.field.height}×{layer.field.width}" if layer.field else "",
+            "mean": statistics.mean,
+            "deviation": statistics.deviation,
+            "zeros": f"{statistics.zeros:.0%}",
+        }
+        for layer, statistics in zip(found, told, strict=True)
+    ]
+    _print_rows(table, as_json=False)
+    parameters, work = (sum(getattr(layer, name) for layer in found) for name in ("parameters", "multiply_adds"))
+    print(f"{len(found)} layers, {parameters:,} parameters, {work:,} multiply-adds for one picture.")
 
 
 def descend(options: argparse.Namespace) -> None:
@@ -403,6 +431,9 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("images", nargs="+", help="picture files")
     predicting.add_argument("--top-k", default="5", help="how many classes to name")
     predicting.add_argument("--device", default="auto", choices=describe("device").choices)
+    looking = _command(commands, "layers", show_layers)
+    looking.add_argument("model", help="a run's id, or imagenet")
+    looking.add_argument("image", help="a picture file")
     return parser
 
 
@@ -551,6 +582,15 @@ def _priority(name: str) -> Priority:
     if name.upper() not in Priority.__members__:
         raise DlkitError(f"The priority must be low, normal or high; got {name[:40]}.")
     return Priority[name.upper()]
+
+
+def _source(model: str) -> Path | None:
+    """Return the folder of a run's saved model, None for the ImageNet model; BundleError before torch is loaded."""
+    if model == artifacts.IMAGENET:
+        return None
+    folder = service.run_folder(service.find(model).id) / "model"
+    artifacts.read_description(folder)
+    return folder
 
 
 def _existing(path: str) -> Path:

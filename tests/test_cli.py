@@ -211,6 +211,37 @@ def test_imagenet_model_predicts_as_text_and_as_json(dlkit):
     assert lines[1].split() == [f"{top[0]['probability']:.1%}", *top[0]["label"].split()]
 
 
+def test_layers_of_a_run_are_listed_with_what_they_made_of_a_picture(trained, capsys):
+    rows = call(capsys, "layers", trained.json["run"], FLOWER, "--json").json
+    assert rows[0]["name"] == "body.conv_stem"
+    assert rows[0]["shape"] == [32, *[rows[0]["shape"][1]] * 2]
+    assert rows[-1] | {"mean": 0, "deviation": 0, "least": 0, "largest": 0} == {
+        "name": "head",
+        "kind": "Linear",
+        "call": 1,
+        "shape": [6],
+        "parameters": 6 * 1281,
+        "multiply_adds": 6 * 1280,
+        "field": rows[-2]["field"],
+        "mean": 0,
+        "deviation": 0,
+        "least": 0,
+        "largest": 0,
+        "zeros": 0,
+    }
+    assert all(row["least"] <= row["mean"] <= row["largest"] for row in rows)
+    lines = call(capsys, "layers", trained.json["run"], FLOWER).out.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert lines[-1].startswith(f"{len(rows)} layers, 3,378,694 parameters")
+
+
+def test_layers_refuses_what_is_no_picture_and_no_run(dlkit, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    assert "notes.jpg" in refused(dlkit("layers", "imagenet", str(tmp_path / "notes.jpg")))
+    assert "There is no file" in refused(dlkit("layers", "imagenet", "nothing.jpg"))
+    refused(dlkit("layers", "0000", FLOWER))
+
+
 # Runs that nobody takes: the commands beside
 
 

@@ -352,6 +352,30 @@ def show_layers(options: argparse.Namespace) -> None:
     print(f"{len(found)} layers, {parameters:,} parameters, {work:,} multiply-adds for one picture.")
 
 
+def show_step(options: argparse.Namespace) -> None:
+    """Show what one more step of a run would do to a single weight, line by line."""
+    index = [_whole(part.strip(), "--index", 0, 10**6) for part in options.index.split(",")]
+    batch, run = _whole(options.batch, "--batch", 0, 10**6), service.find(options.run)
+    known = service.store().checkpoints(run.id)
+    if run.kind != Kind.FINETUNE or not known:
+        raise RunError(
+            "There is no checkpoint of this run to take a step from. Choose a run that has trained for a while."
+        )
+    from dlkit.engine import checkpoint, one_step
+
+    state = checkpoint.load_checkpoint(service.run_folder(run.id) / known[0].file, known[0].sha256)
+    step = one_step.one_step_of_run(state, options.parameter, batch)
+    document = {"run": run.id, **step.of_weight(index)}
+    if options.json:
+        _print_json(document)
+        return
+    print(f"Step {step.number} of {run.id[:8]} ({step.phase}), from {len(step.pictures)} pictures")
+    begun = {"loss": step.loss, **document["given"]}
+    rows = [{"name": name, "formula": "", "value": value} for name, value in begun.items()]
+    _print_rows([*rows, *document["lines"]], as_json=False)
+    print(f"{step.parameter} {index}: {document['given']['w']:.6g} becomes {document['after']:.6g}.")
+
+
 def descend(options: argparse.Namespace) -> None:
     """Let one optimizer descend on a surface, and tell what became of it."""
     names = ("surface", "formula", "optimizer", "schedule", "start", *asked.NUMBERS)
@@ -434,6 +458,11 @@ def _parser() -> argparse.ArgumentParser:
     looking = _command(commands, "layers", show_layers)
     looking.add_argument("model", help="a run's id, or imagenet")
     looking.add_argument("image", help="a picture file")
+    stepping = _command(commands, "step", show_step)
+    stepping.add_argument("run", help="a run's id, or its beginning")
+    stepping.add_argument("--parameter", required=True, help="its name, as in head.weight")
+    stepping.add_argument("--index", required=True, metavar="I,J,…", help="which of its weights, counted from 0")
+    stepping.add_argument("--batch", default="0", help="which batch of the run's first epoch (default 0)")
     return parser
 
 

@@ -242,6 +242,34 @@ def test_layers_refuses_what_is_no_picture_and_no_run(dlkit, tmp_path):
     refused(dlkit("layers", "0000", FLOWER))
 
 
+def test_step_of_a_run_is_told_line_by_line(trained, capsys):
+    run_id = trained.json["run"]
+    told = call(capsys, "step", run_id, "--parameter", "head.weight", "--index", "2,7", "--json").json
+    assert (told["run"], told["parameter"], told["index"], told["rule"]) == (run_id, "head.weight", [2, 7], "adamw")
+    assert told["step"] == service.run(run_id).summary["steps"] + 1
+    assert told["after"] == told["given"]["w"] + told["delta"]
+    assert told["lines"][-1]["name"] == "delta"
+    assert told["given"].keys() >= {"w", "g", "rate", "m", "v", "beta1"}
+    assert told["outputs"].keys() == {"mean", "deviation"}
+    text = call(capsys, "step", run_id[:8], "--parameter", "head.weight", "--index", "2,7").out
+    assert f"becomes {told['after']:.6g}." in text
+    assert "beta1*m + (1 - beta1)*g" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--parameter", "head.weight", "--index", "6,0"), "has the shape (6, 1280); it has no weight at (6, 0)"),
+        (("--parameter", "head.weight", "--index", "1,x"), "--index must be a whole number"),
+        (("--parameter", "heat.weight", "--index", "0,0"), "Near to it: head.weight"),
+        (("--parameter", "body.conv_stem.weight", "--index", "0"), "does not learn in this phase (head)"),
+        (("--parameter", "head.bias", "--index", "0", "--batch", "999"), "there is no batch 999"),
+    ],
+)
+def test_step_that_cannot_be_told_gets_a_sentence(trained, capsys, flags, words):
+    assert words in refused(call(capsys, "step", trained.json["run"], *flags))
+
+
 # Runs that nobody takes: the commands beside
 
 

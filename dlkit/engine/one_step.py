@@ -88,6 +88,10 @@ class Outputs:
     means: Numbers
     deviations: Numbers
 
+    def of(self, unit: int) -> dict[str, float]:
+        """Return the numbers of one unit."""
+        return {"mean": float(self.means[unit]), "deviation": float(self.deviations[unit])}
+
 
 @dataclass(frozen=True)
 class OneStep:
@@ -116,14 +120,13 @@ class OneStep:
         whole, one = self.update, self.update.at(index)
         used = {"w", *(name for line in one.lines.values() for name in names_in(line))}
         norms = {"weights": whole.weights, "gradient": whole.gradient, "delta": whole.delta}
-        outputs = self.outputs and {"mean": self.outputs.means, "deviation": self.outputs.deviations}
         return {
             "parameter": self.parameter,
             "index": list(index),
             "phase": self.phase,
             "step": self.number,
             "pictures": list(self.pictures),
-            "outputs": outputs and {name: float(values[index[0]]) for name, values in outputs.items()},
+            "outputs": None if self.outputs is None else self.outputs.of(index[0]),
             "loss": self.loss,
             "gradient_norm": self.norm,
             "clipping": self.clipping,

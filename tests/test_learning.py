@@ -177,6 +177,9 @@ def test_rate_and_batch_change_while_the_network_goes_on_and_its_shape_begins_an
     assert faster.network is training.network
     assert faster.epochs == 1
     assert faster.step().values["t"] == training.steps + 1  # the rule remembers
+    again = training.changed(asked.read({"learning_rate": 0.2}, CIRCLES))  # what a form gives has drawn its points anew
+    assert again.network is training.network
+    assert training.changed(asked.read({"test": 0.5}, CIRCLES)).network is not training.network
     other_rule = faster.changed(replaced(faster.task, rule="sgd"))
     assert other_rule.network is training.network
     assert other_rule.step().values["t"] == 1

@@ -24,7 +24,7 @@ LONGEST_CURVE = 1000  # measurements; of more, every second one is left out
 NETWORK_RULES: dict[str, RuleEntry] = {name: rule for name, rule in RULES.items() if not rule.needs_hessian}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What is learnt, and how; `settings` are those of the rule that differ from its own.
 
@@ -117,7 +117,7 @@ class Training:
         What the rule remembers stays if rule and settings are the same.
         """
         other = Training(task)
-        if task.plan != self.task.plan or task.points is not self.task.points:
+        if task.plan != self.task.plan or not task.points.is_same(self.task.points):
             return other
         other.network, other.curve, other.steps = self.network, self.curve, self.steps
         other._batches = round(self.epochs * other.batches_per_epoch)

@@ -41,11 +41,14 @@ class Perceptron:
         self._rate, self._seed = rate, seed
         self.weights, self.bias = np.zeros(2), 0.0
         self.seen, self.mistakes = 0, 0
+        self._order: Labels = np.zeros(0, np.int64)
 
     def step(self) -> Correction:
         """Look at the next example, and correct a mistake: w + rate · side · x, b + rate · side."""
         epoch, at = divmod(self.seen, len(self._labels))
-        place = int(np.random.default_rng((self._seed, epoch)).permutation(len(self._labels))[at])
+        if at == 0:
+            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._labels))
+        place = int(self._order[at])
         point, side = self._points[place], 2 * int(self._labels[place]) - 1
         total = float(self.weights @ point + self.bias)
         is_mistake = side * total <= 0

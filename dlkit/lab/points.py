@@ -17,7 +17,7 @@ MOST_BYTES = 1_000_000
 DOMAIN: Domain = (-1.3, 1.3, -1.3, 1.3)  # of the plots; whatever is read is scaled to -1 to 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """`points` (N, 2) float64 from about -1 to 1 with `labels` (N,) int64, and what the classes are called.
 
@@ -36,6 +36,11 @@ class Points:
     def test(self) -> tuple[Array, Labels]:
         """Return what is kept from the training."""
         return self.points[self.is_test], self.labels[self.is_test]
+
+    def is_same(self, other: "Points") -> bool:
+        """Tell whether these are the same points of the same classes, with the same of them kept for the test."""
+        arrays = ((self.points, other.points), (self.labels, other.labels), (self.is_test, other.is_test))
+        return self.classes == other.classes and all(np.array_equal(*pair) for pair in arrays)
 
     def split(self, share: float, seed: int) -> "Points":
         """Return the same points with a share of each class kept for the test; of each class one at least is learnt."""

@@ -79,6 +79,20 @@ def test_layer_that_runs_often_is_told_each_time_and_counted_once():
     assert sum(layer.parameters for layer in layers_of(network, 64)) == parameter_count(network)
 
 
+@pytest.mark.parametrize(
+    ("name", "call", "words"),
+    [
+        ("body.layer9", 1, "Near to it: body.layer"),
+        ("body.layer1.0.relu", 4, "so often in this network: 3. There is no call 4"),
+        ("head", 0, "There is no call 0"),
+    ],
+)
+def test_layer_that_is_not_there_is_said(name, call, words):
+    with pytest.raises(ConfigError) as caught:
+        seen_in(build(BACKBONES["resnet50"], 5), torch.zeros(1, 3, 64, 64), name, call)
+    assert words in str(caught.value)
+
+
 def test_batch_norm_of_timm_with_its_activation_is_one_layer():
     layers = layers_of(build(BACKBONES["efficientnet-lite0"], 5), 64)
     assert [layer.kind for layer in layers[:3]] == ["Conv2dSame", "BatchNormAct2d", "Conv2d"]

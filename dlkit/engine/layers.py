@@ -6,6 +6,7 @@ It knows no architecture: which layers run, in which order, is seen by running t
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dlkit.engine.bundle import Bundle, load_bundle
 from dlkit.engine.fields import Box, Fields
 from dlkit.engine.model import BATCHNORM_LAYERS
 from dlkit.engine.prediction import imagenet_bundle
+from dlkit.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -108,21 +110,40 @@ def statistics_of(network: nn.Module, pictures: torch.Tensor) -> list[Statistics
 
 
 def seen_in(network: nn.Module, pictures: torch.Tensor, name: str, call: int = 1) -> Seen:
-    """Return what the layer `name` takes and makes of pictures (N, 3, S, S) when it runs for the `call`th time."""
+    """Return what the layer `name` takes and makes of pictures (N, 3, S, S) when it runs for the `call`th time.
+
+    The network runs up to there and no further. ConfigError where it has no such layer, or does not run it so often.
+    """
+    modules = dict(network.named_modules())
+    if name not in modules:
+        near = get_close_matches(name, modules, 3, 0.0)
+        raise ConfigError([f"There is no layer called {name[:60]!r}. Near to it: {', '.join(near)}."])
     taken: list[torch.Tensor] = []
-    made: list[torch.Tensor] = []
-    module = network.get_submodule(name)
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].clone())),
-        module.register_forward_hook(lambda _, __, output: made.append(_first(output).clone())),
-    ]
+
+    def take(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        taken.append(inputs[0].clone())
+
+    def make(_: nn.Module, __: object, output: Any) -> None:
+        if len(taken) == call:
+            raise _Enough(_first(output).clone())
+
+    hooks = [modules[name].register_forward_pre_hook(take), modules[name].register_forward_hook(make)]
     try:
         with torch.no_grad():
             network.eval()(pictures)
+    except _Enough as enough:
+        return Seen(modules[name], taken[-1], enough.outputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return Seen(module, taken[call - 1], made[call - 1])
+    raise ConfigError([f"{name} runs only so often in this network: {len(taken)}. There is no call {call}."])
+
+
+class _Enough(Exception):
+    """A network has run as far as it was to."""
+
+    def __init__(self, outputs: torch.Tensor) -> None:
+        self.outputs = outputs
 
 
 @dataclass

@@ -207,7 +207,7 @@ def read(values: Mapping[str, Any]) -> Question:
 
 
 def _numbers(name: str, given: Any, low: float, problems: list[str]) -> tuple[float, ...]:
-    parts = given.split(",") if isinstance(given, str) else list(given or ())
+    parts = given if isinstance(given, list | tuple) else str(given).split(",") if given else []
     rule = Number(name.capitalize(), None, low, LARGEST_LOGIT)
     found = []
     for part in parts[: MOST_CLASSES + 1]:

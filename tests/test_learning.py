@@ -125,7 +125,7 @@ def test_network_learns_every_set(data, classes, hidden):
 def test_epoch_sees_every_example_once_and_its_batches_are_of_like_size():
     training = Training(task(batch=25))
     count = len(training.task.points.train()[1])
-    seen = [training.step().look.examples for _ in range(training.batches_per_epoch)]
+    seen = [training.step().look.examples for _ in range(training.task.batches_per_epoch)]
     assert sorted(np.concatenate(seen)) == list(range(count))
     assert {len(batch) for batch in seen} <= {count // 4, count // 4 + 1}
     assert training.epochs == 1

@@ -42,6 +42,13 @@ class Task:
     l2: float = 0.0
     seed: int = 0
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch has, of sizes that differ by one at most; batch norm needs two examples in each."""
+        count = len(self.points.train()[1])
+        batches = math.ceil(count / (self.batch or count))
+        return max(1, min(batches, count // 2)) if self.plan.batch_norm else batches
+
 
 @dataclass(frozen=True)
 class Look:
@@ -100,16 +107,9 @@ class Training:
         self.measure()
 
     @property
-    def batches_per_epoch(self) -> int:
-        """How many batches an epoch has; batch norm needs two examples in each."""
-        count = len(self._labels)
-        batches = math.ceil(count / (self.task.batch or count))
-        return max(1, min(batches, count // 2)) if self.task.plan.batch_norm else batches
-
-    @property
     def epochs(self) -> float:
         """How many epochs were learnt."""
-        return self._batches / self.batches_per_epoch
+        return self._batches / self.task.batches_per_epoch
 
     def changed(self, task: Task) -> "Training":
         """Return a training of another task that goes on with this network where it fits.
@@ -120,7 +120,7 @@ class Training:
         if task.plan != self.task.plan or not task.points.is_same(self.task.points):
             return other
         other.network, other.curve, other.steps = self.network, self.curve, self.steps
-        other._batches = round(self.epochs * other.batches_per_epoch)
+        other._batches = round(self.epochs * task.batches_per_epoch)
         if (task.rule, task.settings) == (self.task.rule, self.task.settings):
             other._walker = self._walker
         return other
@@ -149,7 +149,7 @@ class Training:
         """Learn to the end of the epoch; return the last step."""
         while True:
             step = self.step()
-            if not self._batches % self.batches_per_epoch:
+            if not self._batches % self.task.batches_per_epoch:
                 return step
 
     def look(self, examples: Labels) -> Look:
@@ -184,10 +184,10 @@ class Training:
         return judged.loss, float((judged.probabilities.argmax(1) == labels).mean())
 
     def _next_batch(self) -> Labels:
-        epoch, place = divmod(self._batches, self.batches_per_epoch)
+        epoch, place = divmod(self._batches, self.task.batches_per_epoch)
         if self._order[0] != epoch:
             order = np.random.default_rng((self.task.seed, epoch)).permutation(len(self._labels))
-            self._order = epoch, np.array_split(order, self.batches_per_epoch)
+            self._order = epoch, np.array_split(order, self.task.batches_per_epoch)
         return self._order[1][place]
 
     def _fresh_walker(self) -> Walker:

@@ -143,6 +143,24 @@ def test_one_example_can_be_learnt_out_of_turn():
     assert softmax(training.network.logits(points[7:8]))[0, labels[7]] > 0.99
 
 
+@pytest.mark.parametrize(
+    ("examples", "batch_norm", "words"),
+    [
+        ([3], "on", "has no variance"),
+        ([], "off", "some of 0 to 95"),
+        ([96], "off", "got [96]"),
+        ([-1], "off", "got [-1]"),
+    ],
+)
+def test_examples_that_cannot_be_learnt_from_get_a_sentence(examples, batch_norm, words):
+    training = Training(task(batch_norm=batch_norm))
+    before = training.network.parameters.copy()
+    with pytest.raises(ConfigError) as caught:
+        training.step(examples)
+    assert words in str(caught.value)
+    np.testing.assert_array_equal(training.network.parameters, before)
+
+
 def test_same_task_is_the_same_training_also_with_dropout():
     one, other = (Training(task(dropout=0.4)) for _ in range(2))
     for training in (one, other):

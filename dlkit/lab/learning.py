@@ -14,7 +14,7 @@ import numpy as np
 from dlkit.catalog.point_sets import Array, Labels
 from dlkit.catalog.updates import RULES, RuleEntry
 from dlkit.descent.race import FARTHEST, Walker
-from dlkit.errors import DivergedError
+from dlkit.errors import ConfigError, DivergedError
 from dlkit.lab.network import Back, Network, Pass, Plan
 from dlkit.lab.points import Points
 from dlkit.lab.softmax import Judged, cross_entropy
@@ -126,11 +126,12 @@ class Training:
         return other
 
     def step(self, examples: Sequence[int] | None = None) -> Step:
-        """Learn from the next batch, or from `examples`.
+        """Learn from the next batch, or from `examples`, which are places among the points that are learnt from.
 
         DivergedError where that would leave the numbers: the network stays as it was, and the rule begins afresh.
+        ConfigError for examples that are not there, or a single one where there is batch norm.
         """
-        look = self.look(self._next_batch() if examples is None else np.asarray(examples, np.int64))
+        look = self.look(self._next_batch() if examples is None else self._checked(examples))
         if not (math.isfinite(look.loss) and np.isfinite(look.gradient).all()):
             raise self._diverged("the loss was not a finite number")
         weights, rate = self.network.parameters[None].copy(), np.float64(self.task.learning_rate)
@@ -182,6 +183,18 @@ class Training:
         with np.errstate(all="ignore"):
             judged = cross_entropy(self.network.logits(points), labels)
         return judged.loss, float((judged.probabilities.argmax(1) == labels).mean())
+
+    def _checked(self, examples: Sequence[int]) -> Labels:
+        chosen, count = np.asarray(examples, np.int64), len(self._labels)
+        if not len(chosen) or chosen.min() < 0 or chosen.max() >= count:
+            raise ConfigError(
+                [f"The examples to learn from must be some of 0 to {count - 1}; got {list(examples)[:5]}."]
+            )
+        if self.task.plan.batch_norm and len(chosen) < 2:
+            raise ConfigError(
+                ["Batch norm needs two examples at least: one has no variance. Switch it off, or add one."]
+            )
+        return chosen
 
     def _next_batch(self) -> Labels:
         epoch, place = divmod(self._batches, self.task.batches_per_epoch)

@@ -38,7 +38,7 @@ def looked_at(seconds: float) -> list[tuple[str, str, str]]:
         "what each unit says at 40 × 40 places: CPU ms": cost(lambda: maps(training.network), seconds),
         "dead units and norms: CPU ms": cost(lambda: health(training.network, points, step), seconds),
         "losses of train and test: CPU ms": cost(training.measure, seconds),
-        "backpropagation written out: CPU ms": cost(lambda: written_out(training.network, step.look), seconds),
+        "backpropagation written out: CPU ms": cost(lambda: written_out(training, step.look), seconds),
     }
     each, *looks = costs.values()
     share = (LIVE * each + DRAWN * sum(looks)) / 10

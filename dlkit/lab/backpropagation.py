@@ -9,7 +9,7 @@ from typing import Literal
 
 from dlkit.catalog.formulas import latex_number
 from dlkit.catalog.point_sets import Array
-from dlkit.lab.learning import Look
+from dlkit.lab.learning import Look, Task, Training
 from dlkit.lab.network import Layer, Network, Pass
 
 
@@ -28,18 +28,19 @@ class Line:
     values: Array
 
 
-def written_out(network: Network, look: Look, row: int = 0) -> list[Line]:
-    """Return the lines of a step forward and backward, for the example in `row` of the batch."""
-    return [*_forward(network, look, row), *_backward(network, look, row)]
+def written_out(training: Training, look: Look, row: int = 0) -> list[Line]:
+    """Return the lines of a look forward and backward, for the example in `row` of the batch."""
+    return [*_forward(training.network, look, row), *_backward(training, look, row)]
 
 
-def sum_written_out(network: Network, passed: Pass, number: int, unit: int, row: int = 0) -> str:
+def sum_written_out(network: Network, look: Look, number: int, unit: int, row: int = 0) -> str:
     """Return the sum of one unit of layer `number` for one example as LaTeX, each weight times its input."""
-    layer = network.layers[number - 1]
-    products = [(float(w), float(x)) for w, x in zip(layer.weight[unit], passed.inputs[row], strict=True)]
+    parts, passed = network.parts(look.parameters), look.passes[number - 1]
+    weights, bias = parts[f"{number}.weight"][unit].tolist(), float(parts[f"{number}.bias"][unit])
+    products = zip(weights, passed.inputs[row].tolist(), strict=True)
     written = [rf"{_signed(weight)} \cdot {_held(value)}" for weight, value in products]
     total = latex_number(float(passed.sums[row, unit]))
-    return f"{' '.join([*written, _signed(float(layer.bias[unit]))]).removeprefix('+ ')} = {total}"
+    return f"{' '.join([*written, _signed(bias)]).removeprefix('+ ')} = {total}"
 
 
 def _signed(value: float) -> str:
@@ -68,7 +69,8 @@ def _forward(network: Network, look: Look, row: int) -> Iterator[Line]:
     yield Line("forward", last, r"\ell", r"-\sum y \, \log p", judged.losses[row])
 
 
-def _backward(network: Network, look: Look, row: int) -> Iterator[Line]:
+def _backward(training: Training, look: Look, row: int) -> Iterator[Line]:
+    network, learnt = training.network, training.network.parts(look.gradient)
     count, last = len(look.examples), len(network.layers)
     over = "" if count == 1 else r"\sum_i "
     for number in range(last, 0, -1):
@@ -88,9 +90,16 @@ def _backward(network: Network, look: Look, row: int) -> Iterator[Line]:
             yield Line("backward", number, _by(_GAMMA), rf"{over}{_by(names.scaled)} \odot {names.normal}", back.scale)
             yield Line("backward", number, _by(_BETA), f"{over}{_by(names.scaled)}", back.shift)
             yield Line("backward", number, _by(names.sum), _through_norm(names, passed), back.sums[row])
-        delta = _by(names.sum)
-        yield Line("backward", number, _by(f"W_{{{number}}}"), rf"{over}{delta} \, {before}^\top", back.weight)
+        delta, weight = _by(names.sum), f"W_{{{number}}}"
+        formula = rf"{over}{delta} \, {before}^\top{_penalties(training.task, weight)}"
+        yield Line("backward", number, _by(weight), formula, learnt[f"{number}.weight"])
         yield Line("backward", number, _by(f"b_{{{number}}}"), f"{over}{delta}", back.bias)
+
+
+def _penalties(task: Task, weight: str) -> str:
+    """Return what the penalties add to the gradient by some weights."""
+    l1 = rf" + {latex_number(task.l1)} \, \operatorname{{sign}}\left({weight}\right)" if task.l1 else ""
+    return l1 + (rf" + {latex_number(task.l2)} \, {weight}" if task.l2 else "")
 
 
 _GAMMA, _BETA, _DEVIATION = r"\gamma", r"\beta", r"\sqrt{\sigma^2 + \epsilon}"

@@ -54,11 +54,12 @@ class Task:
 class Look:
     """The loss of some examples and its gradients, with everything on the way.
 
-    `examples` (B,) are places among the points that are learnt from; `loss` has the penalties in it, as has `gradient`
-    (P,).
+    `examples` (B,) are places among the points that are learnt from; `parameters` (P,) those that were looked at;
+    `loss` has the penalties in it, as has `gradient` (P,).
     """
 
     examples: Labels
+    parameters: Array
     passes: Sequence[Pass]
     judged: Judged
     backs: Sequence[Back]
@@ -134,10 +135,10 @@ class Training:
         look = self.look(self._next_batch() if examples is None else self._checked(examples))
         if not (math.isfinite(look.loss) and np.isfinite(look.gradient).all()):
             raise self._diverged("the loss was not a finite number")
-        weights, rate = self.network.parameters[None].copy(), np.float64(self.task.learning_rate)
+        rate = np.float64(self.task.learning_rate)
         with np.errstate(all="ignore"):
-            values = self._walker.explain(weights, look.gradient[None], rate)
-            moved = weights[0] + values["delta"][0]
+            values = self._walker.explain(look.parameters[None], look.gradient[None], rate)
+            moved = look.parameters + values["delta"][0]
         if not (np.abs(moved) <= FARTHEST).all():
             raise self._diverged("a weight grew beyond a million")
         self.network.parameters[:] = moved
@@ -166,7 +167,7 @@ class Training:
                 weights = np.where(network.is_weight, network.parameters, 0.0)
                 loss += float(task.l1 * np.abs(weights).sum() + task.l2 / 2 * (weights**2).sum())
                 gradient = gradient + task.l1 * np.sign(weights) + task.l2 * weights
-        return Look(examples, passes, judged, backs, loss, gradient)
+        return Look(examples, network.parameters.copy(), passes, judged, backs, loss, gradient)
 
     def measure(self) -> Measured:
         """Measure the network as it is, and put that on the curve."""

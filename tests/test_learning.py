@@ -338,12 +338,6 @@ def test_every_gradient_has_its_line(values):
     training = Training(task(hidden="3,2", **values))
     look = training.look(np.arange(20))
     lines = written_out(training, look, row=4)
-    learnt = [line.values for line in lines if line.way == "backward" and line.symbol.rstrip("}")[-1] in "123ab"]
-    assert len(learnt) > 0
-    shapes = {name: values.shape for name, values in training.network.named.items()}
-    found = [line.values.shape for line in lines if line.way == "backward"]
-    for shape in shapes.values():
-        assert shape in found
     gradients = training.network.parts(look.gradient)
     for name, gradient in gradients.items():
         number, own = name.split(".")

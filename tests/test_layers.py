@@ -79,6 +79,18 @@ def test_layer_that_runs_often_is_told_each_time_and_counted_once():
     assert sum(layer.parameters for layer in layers_of(network, 64)) == parameter_count(network)
 
 
+def test_part_that_never_runs_is_no_layer():
+    class Wasteful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Conv2d(3, 2, 1), nn.Linear(5, 5)
+
+        def forward(self, pictures):
+            return self.used(pictures)
+
+    assert [(layer.name, layer.parameters) for layer in layers_of(Wasteful(), 8)] == [("used", 8)]
+
+
 @pytest.mark.parametrize(
     ("name", "call", "words"),
     [

@@ -128,9 +128,8 @@ def _padded(call: _Call) -> list[Reach]:
 
 def _each(call: _Call) -> list[Reach]:
     """Values are computed place by place, of all that stands there."""
-    inputs = _tensors(call.args)
-    reach = _union(*(call.reach(value) for value in inputs if value in call.reaches)).expand(call.shape)
-    return [reach]
+    inputs = [value for value in _tensors(call.args) if value in call.reaches]
+    return [_union(*map(call.reach, inputs)).expand(call.shape)]
 
 
 def _added(call: _Call) -> list[Reach]:
@@ -201,9 +200,8 @@ def _multiplied(call: _Call) -> list[Reach]:
     left, right = (_narrow(call.reach(matrix)) for matrix in call.args[-2:])
     columns = right.amax(-2, keepdim=True)
     is_hidden = left == NOWHERE
-    if call.args[-2] in call.reaches and bool(
-        is_hidden.any()
-    ):  # attention: rows of the right one that all columns share
+    if call.args[-2] in call.reaches and bool(is_hidden.any()):
+        # attention takes no row of the right one where its score is hidden; all of a row's values see the same
         rows = right.amax(-1)[..., None, :]
         columns = torch.where(is_hidden, left, rows).amax(-1, keepdim=True)
     return [torch.maximum(left.amax(-1, keepdim=True), columns).expand(call.shape)]

@@ -1,6 +1,7 @@
 """A network layer by layer: what each is and costs and sees of a picture, and what it makes of one.
 
-It knows no architecture: which layers run, in which order, is seen by running the network once.
+It knows no architecture: which layers run, in which order, is seen by running the network once. While it runs, hooks
+hang on its modules, so two threads must not look into the same network at once.
 """
 
 from collections import Counter
@@ -148,7 +149,7 @@ class _Enough(Exception):
 
 @dataclass
 class _Frame:
-    """One module while it runs: whether another runs within it, and its own multiply-adds."""
+    """One module while it runs: whether it is, or is in, a BatchNorm; whether another runs within it; its own work."""
 
     is_in_norm: bool
     has_inner: bool = False
@@ -167,11 +168,11 @@ def _run(network: nn.Module, pictures: torch.Tensor, note: Note) -> None:
     frames: list[_Frame] = []
 
     def before(module: nn.Module, _: object) -> None:
-        outer = frames[-1] if frames else _Frame(False)
-        outer.has_inner = True
-        in_norm = outer.is_in_norm
-        frames.append(_Frame(in_norm))
-        frames[-1].is_in_norm = in_norm or isinstance(module, BATCHNORM_LAYERS)
+        is_in_norm = isinstance(module, BATCHNORM_LAYERS)
+        if frames:
+            frames[-1].has_inner = True
+            is_in_norm = is_in_norm or frames[-1].is_in_norm
+        frames.append(_Frame(is_in_norm))
 
     def after(module: nn.Module, _: object, output: Any) -> None:
         frame = frames.pop()
@@ -225,11 +226,11 @@ def _passes_on(module: nn.Module) -> bool:
 
 
 def _parameters(network: nn.Module, layers: Iterable[str]) -> Counter[str]:
-    """Return how many parameters each layer has; each belongs to the innermost layer that it is in."""
+    """Return how many parameters each layer has; each belongs to the innermost layer that it is in, or to none."""
     known, owned = set(layers), Counter[str]()
     for name, parameter in network.named_parameters():
         owner = name.rpartition(".")[0]
-        while owner not in known:
+        while owner and owner not in known:
             owner = owner.rpartition(".")[0]
         owned[owner] += parameter.numel()
     return owned

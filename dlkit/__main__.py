@@ -305,10 +305,7 @@ def predict(options: argparse.Namespace) -> int:
     """Classify pictures; what cannot be read is named, and the others are answered."""
     top_k = _whole(options.top_k, "--top-k", 1, 1000)
     paths = [_existing(path) for path in options.images]
-    is_imagenet = options.model == artifacts.IMAGENET
-    source = None if is_imagenet else service.run_folder(service.find(options.model).id) / "model"
-    if source is not None:
-        artifacts.read_description(source)  # says what is wrong before torch is loaded
+    source = _source(options.model)
     from dlkit.engine import prediction
 
     answers = prediction.predict_many(source, (partial(read_image, path) for path in paths), top_k, options.device)
@@ -323,6 +320,61 @@ def predict(options: argparse.Namespace) -> int:
     if options.json and rows:
         _print_json(rows)
     return 0 if len(rows) == len(paths) else USER_ERROR
+
+
+def show_layers(options: argparse.Namespace) -> None:
+    """Show a network layer by layer: what each is, costs and sees, and what it makes of a picture."""
+    picture, source = read_image(_existing(options.image)), _source(options.model)
+    from dlkit.engine import layers
+
+    bundle = layers.open_model(source)
+    found = layers.layers_of(bundle.model, bundle.preprocessing.size)
+    told = layers.statistics_of(bundle.model, layers.pictures_for(bundle, [picture]))
+    if options.json:
+        rows = [{**vars(layer), "field": layer.field and vars(layer.field)} for layer in found]
+        _print_json([{**row, **vars(statistics)} for row, statistics in zip(rows, told, strict=True)])
+        return
+    table = [
+        {
+            "layer": layer.name + (f" ({layer.call})" if layer.call > 1 else ""),
+            "kind": layer.kind,
+            "output": "×".join(map(str, layer.shape)),
+            "parameters": layer.parameters,
+            "multiply-adds": layer.multiply_adds,
+            "sees": f"{layer.field.height}×{layer.field.width}" if layer.field else "",
+            "mean": statistics.mean,
+            "deviation": statistics.deviation,
+            "zeros": f"{statistics.zeros:.0%}",
+        }
+        for layer, statistics in zip(found, told, strict=True)
+    ]
+    _print_rows(table, as_json=False)
+    parameters, work = (sum(getattr(layer, name) for layer in found) for name in ("parameters", "multiply_adds"))
+    print(f"{len(found)} layers, {parameters:,} parameters, {work:,} multiply-adds for one picture.")
+
+
+def show_step(options: argparse.Namespace) -> None:
+    """Show what one more step of a run would do to a single weight, line by line."""
+    index = [_whole(part.strip(), "--index", 0, 10**6) for part in options.index.split(",")]
+    batch, run = _whole(options.batch, "--batch", 0, 10**6), service.find(options.run)
+    known = service.store().checkpoints(run.id)
+    if run.kind != Kind.FINETUNE or not known:
+        raise RunError(
+            "There is no checkpoint of this run to take a step from. Choose a run that has trained for a while."
+        )
+    from dlkit.engine import checkpoint, one_step
+
+    state = checkpoint.load_checkpoint(service.run_folder(run.id) / known[0].file, known[0].sha256)
+    step = one_step.one_step_of_run(state, options.parameter, batch)
+    document = {"run": run.id, **step.of_weight(index)}
+    if options.json:
+        _print_json(document)
+        return
+    print(f"Step {step.number} of {run.id[:8]} ({step.phase}), from {len(step.pictures)} pictures")
+    begun = {"loss": step.loss, **document["given"]}
+    rows = [{"name": name, "formula": "", "value": value} for name, value in begun.items()]
+    _print_rows([*rows, *document["lines"]], as_json=False)
+    print(f"{step.parameter} {index}: {document['given']['w']:.6g} becomes {document['after']:.6g}.")
 
 
 def descend(options: argparse.Namespace) -> None:
@@ -422,6 +474,14 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("images", nargs="+", help="picture files")
     predicting.add_argument("--top-k", default="5", help="how many classes to name")
     predicting.add_argument("--device", default="auto", choices=describe("device").choices)
+    looking = _command(commands, "layers", show_layers)
+    looking.add_argument("model", help="a run's id, or imagenet")
+    looking.add_argument("image", help="a picture file")
+    stepping = _command(commands, "step", show_step)
+    stepping.add_argument("run", help="a run's id, or its beginning")
+    stepping.add_argument("--parameter", required=True, help="its name, as in head.weight")
+    stepping.add_argument("--index", required=True, metavar="I,J,…", help="which of its weights, counted from 0")
+    stepping.add_argument("--batch", default="0", help="which batch of the run's first epoch (default 0)")
     return parser
 
 
@@ -570,6 +630,15 @@ def _priority(name: str) -> Priority:
     if name.upper() not in Priority.__members__:
         raise DlkitError(f"The priority must be low, normal or high; got {name[:40]}.")
     return Priority[name.upper()]
+
+
+def _source(model: str) -> Path | None:
+    """Return the folder of a run's saved model, None for the ImageNet model; BundleError before torch is loaded."""
+    if model == artifacts.IMAGENET:
+        return None
+    folder = service.run_folder(service.find(model).id) / "model"
+    artifacts.read_description(folder)
+    return folder
 
 
 def _existing(path: str) -> Path:

@@ -92,11 +92,16 @@ class BundleError(DlkitError):
 class DivergedError(DlkitError):
     """A loss, or gradients, that are no longer numbers; `learning_rate` is the one to try instead."""
 
-    def __init__(self, step: int, learning_rate: float, what: str = "the loss was not a finite number") -> None:
+    def __init__(
+        self,
+        step: int,
+        learning_rate: float,
+        what: str = "the loss was not a finite number",
+        advice: str = ", or gradient clipping of 1",
+    ) -> None:
         self.step, self.learning_rate = step, learning_rate / 10
         super().__init__(
-            f"Training diverged: {what} at step {step}. "
-            f"Try a learning rate of {self.learning_rate:g}, or gradient clipping of 1."
+            f"Training diverged: {what} at step {step}. Try a learning rate of {self.learning_rate:g}{advice}."
         )
 
 

@@ -211,6 +211,65 @@ def test_imagenet_model_predicts_as_text_and_as_json(dlkit):
     assert lines[1].split() == [f"{top[0]['probability']:.1%}", *top[0]["label"].split()]
 
 
+def test_layers_of_a_run_are_listed_with_what_they_made_of_a_picture(trained, capsys):
+    rows = call(capsys, "layers", trained.json["run"], FLOWER, "--json").json
+    assert rows[0]["name"] == "body.conv_stem"
+    assert rows[0]["shape"] == [32, *[rows[0]["shape"][1]] * 2]
+    assert rows[-1] | {"mean": 0, "deviation": 0, "least": 0, "largest": 0} == {
+        "name": "head",
+        "kind": "Linear",
+        "call": 1,
+        "shape": [6],
+        "parameters": 6 * 1281,
+        "multiply_adds": 6 * 1280,
+        "field": rows[-2]["field"],
+        "mean": 0,
+        "deviation": 0,
+        "least": 0,
+        "largest": 0,
+        "zeros": 0,
+    }
+    assert all(row["least"] <= row["mean"] <= row["largest"] for row in rows)
+    lines = call(capsys, "layers", trained.json["run"], FLOWER).out.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert lines[-1].startswith(f"{len(rows)} layers, 3,378,694 parameters")
+
+
+def test_layers_refuses_what_is_no_picture_and_no_run(dlkit, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    assert "notes.jpg" in refused(dlkit("layers", "imagenet", str(tmp_path / "notes.jpg")))
+    assert "There is no file" in refused(dlkit("layers", "imagenet", "nothing.jpg"))
+    refused(dlkit("layers", "0000", FLOWER))
+
+
+def test_step_of_a_run_is_told_line_by_line(trained, capsys):
+    run_id = trained.json["run"]
+    told = call(capsys, "step", run_id, "--parameter", "head.weight", "--index", "2,7", "--json").json
+    assert (told["run"], told["parameter"], told["index"], told["rule"]) == (run_id, "head.weight", [2, 7], "adamw")
+    assert told["step"] == service.run(run_id).summary["steps"] + 1
+    assert told["after"] == told["given"]["w"] + told["delta"]
+    assert told["lines"][-1]["name"] == "delta"
+    assert told["given"].keys() >= {"w", "g", "rate", "m", "v", "beta1"}
+    assert told["outputs"].keys() == {"mean", "deviation"}
+    text = call(capsys, "step", run_id[:8], "--parameter", "head.weight", "--index", "2,7").out
+    assert f"becomes {told['after']:.6g}." in text
+    assert "beta1*m + (1 - beta1)*g" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--parameter", "head.weight", "--index", "6,0"), "has the shape (6, 1280); it has no weight at (6, 0)"),
+        (("--parameter", "head.weight", "--index", "1,x"), "--index must be a whole number"),
+        (("--parameter", "heat.weight", "--index", "0,0"), "Near to it: head.weight"),
+        (("--parameter", "body.conv_stem.weight", "--index", "0"), "does not learn in this phase (head)"),
+        (("--parameter", "head.bias", "--index", "0", "--batch", "999"), "there is no batch 999"),
+    ],
+)
+def test_step_that_cannot_be_told_gets_a_sentence(trained, capsys, flags, words):
+    assert words in refused(call(capsys, "step", trained.json["run"], *flags))
+
+
 # Runs that nobody takes: the commands beside
 
 

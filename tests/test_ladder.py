@@ -26,13 +26,13 @@ RUNGS = {
     "dlkit.catalog": 1,
     "dlkit.config": 2,
     "dlkit.descent": 2,
+    "dlkit.lab": 3,
     "dlkit.data": 3,
     "dlkit.runs": 3,
     "dlkit.estimate": 4,
     "dlkit.figures": 4,
     "dlkit.jobs": 4,
     "dlkit.engine": 5,
-    "dlkit.lab": 5,
     "dlkit.export": 6,
     "dlkit.jobs.worker": 7,
     "dlkit.jobs.warm": 8,
@@ -41,7 +41,7 @@ RUNGS = {
     "pages": 8,
     "app": 9,
 }
-WITH_TORCH = ("dlkit.engine", "dlkit.lab", "dlkit.export")
+WITH_TORCH = ("dlkit.engine", "dlkit.export")
 LAZILY_WITH_TORCH = (
     "dlkit.catalog",
     "dlkit.jobs.worker",

@@ -180,7 +180,7 @@ def test_warm_up_loads_the_imagenet_model_once(monkeypatch):
     assert not prediction.is_warm()
     prediction.warm_up()
     assert prediction.is_warm()
-    monkeypatch.setattr(prediction, "_imagenet_bundle", lambda: pytest.fail("loaded again"))
+    monkeypatch.setattr(prediction, "imagenet_bundle", lambda: pytest.fail("loaded again"))
     predict(None, [CAT], 1)
 
 
@@ -205,7 +205,7 @@ FLOWERS = sorted((Path(prediction.__file__).parents[1] / "samples" / "flowers_mi
 
 def test_probabilities_are_those_of_the_saved_network_within_the_stated_tolerance():
     pictures = [read_image(path) for path in FLOWERS] + [COFFEE, CAT, ASTRONAUT]
-    bundle, cpu = prediction._imagenet_bundle(), torch.device("cpu")
+    bundle, cpu = prediction.imagenet_bundle(), torch.device("cpu")
     squares = torch.stack([torch.tensor(bundle.preprocessing.square(picture)) for picture in pictures])
     images = bundle.preprocessing.normalise(squares)
     with torch.inference_mode():

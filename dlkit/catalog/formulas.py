@@ -42,6 +42,7 @@ OF_ONE = ("sin", "cos", "tan", "exp", "log", "sqrt", "abs", "tanh", "sign")
 OF_TWO = ("min", "max")
 #: a letter right after a number, whose exponent it does not begin: 2x, and 1if, of which Python's parser warns
 _STUCK = re.compile(r"(?<![A-Za-z0-9_])(?:\d[\d_.]*+|\.\d[\d_]*+)(?:[eE][+-]?\d++)?+([A-Za-z_])")
+_NAME = re.compile(r"(?<![\w.])[A-Za-z]\w*", re.ASCII)
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.,+\-*/^() ]")
 #: how tightly what is written in LaTeX holds together
 _SUM, _PRODUCT, _POWER, _ATOM = 1, 2, 3, 4
@@ -93,6 +94,11 @@ def read_formula(text: str, names: Iterable[str] = ("x", "y")) -> Formula:
     reader = _Reader(plain, frozenset(names))
     tree = reader.parse()
     return Formula(text, tree, _as_function(reader.read(tree)))
+
+
+def names_in(text: str) -> list[str]:
+    """Return what in a text may be names of values, in their order, so that a formula may be read of them."""
+    return list(dict.fromkeys(name for name in _NAME.findall(text) if name not in FUNCTIONS and name not in CONSTANTS))
 
 
 class _Reader:

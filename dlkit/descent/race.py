@@ -102,18 +102,21 @@ class Path:
 
 
 class Walker:
-    """What one rule remembers of R rows, and its next step; settings may differ from row to row, as (R, 1)."""
+    """What one rule remembers of rows of weights (R, P), its `shape`, and its next step.
 
-    def __init__(self, rule: RuleEntry, settings: Mapping[str, float | Array], rows: int) -> None:
+    Settings may differ from row to row, as (R, 1). Newton's method is for two weights alone.
+    """
+
+    def __init__(self, rule: RuleEntry, settings: Mapping[str, float | Array], shape: tuple[int, int]) -> None:
         self._settings = {name: np.float64(value) if np.ndim(value) == 0 else value for name, value in settings.items()}
         plain = {name: value for name, value in settings.items() if np.ndim(value) == 0}
         self._lines = rule.formulas(plain)  # type: ignore[arg-type]
         self.memory: dict[str, Array | np.float64] = {name: np.float64(first) for name, first in rule.memory.items()}
-        self._quasi_newton = QuasiNewton(rows, int(plain["history"])) if rule.needs_direction else None
+        self._quasi_newton = QuasiNewton(shape, int(plain["history"])) if rule.needs_direction else None
         self._step = 0
 
     def step(self, points: Array, gradient: Array, rate: np.float64 | Array, bends: Array | None = None) -> Array:
-        """Return what is added to `points` (R, 2)."""
+        """Return what is added to the weights `points` (R, P)."""
         return self.explain(points, gradient, rate, bends)["delta"]
 
     def explain(
@@ -140,15 +143,15 @@ class Walker:
 class QuasiNewton:
     """The two loops of L-BFGS over R rows at once, as torch.optim.LBFGS without a line search."""
 
-    def __init__(self, rows: int, history: int) -> None:
-        self._moves = np.zeros((history, rows, 2))  # the newest last
-        self._changes = np.zeros((history, rows, 2))
-        self._inverse = np.zeros((history, rows))  # 1 / (move · change); 0 where there is none yet
-        self._scale = np.ones(rows)
+    def __init__(self, shape: tuple[int, int], history: int) -> None:
+        self._moves = np.zeros((history, *shape))  # the newest last
+        self._changes = np.zeros((history, *shape))
+        self._inverse = np.zeros((history, shape[0]))  # 1 / (move · change); 0 where there is none yet
+        self._scale = np.ones(shape[0])
         self._last: tuple[Array, Array] | None = None  # the last move and the gradient before it
 
     def direction(self, gradient: Array) -> tuple[Array, Array]:
-        """Return the direction (R, 2), and what the first step is shortened by (R, 1)."""
+        """Return the direction (R, P), and what the first step is shortened by (R, 1)."""
         first = np.ones((len(gradient), 1))
         if self._last is None:
             size = np.abs(gradient).sum(1, keepdims=True)
@@ -197,7 +200,7 @@ class Group:
 
     def __init__(self, loss: Loss, competitor: Competitor, starts: Array, steps: int, keeps: bool = True) -> None:
         self.competitor, self.steps, self.cost = competitor, steps, competitor.cost(loss)
-        self.walker = Walker(competitor.entry, competitor.all_settings(), len(starts))
+        self.walker = Walker(competitor.entry, competitor.all_settings(), starts.shape)
         self.rates = competitor.rates(steps)
         self.points = starts.copy()
         self.values = np.full(len(starts), np.nan)
@@ -316,7 +319,7 @@ def explained(path: Path, stride: int = 1) -> Iterator[dict[str, Array]]:
     Of `stride` steps the first is told. The rule goes along the path's own points and gradients. What it remembers from
     the step before, and the gradient as it was, are called by their names with "before " in front.
     """
-    walker = Walker(path.competitor.entry, path.competitor.all_settings(), 1)
+    walker = Walker(path.competitor.entry, path.competitor.all_settings(), (1, 2))
     with np.errstate(all="ignore"):
         for at in range(path.steps):
             rows = slice(at, at + 1)

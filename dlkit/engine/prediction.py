@@ -128,7 +128,7 @@ def choose_format() -> None:
 
     Takes seconds, beside the lane: what is asked for meanwhile is answered by the model as it is.
     """
-    target, bundle = devices.resolve("auto"), _imagenet_bundle()
+    target, bundle = devices.resolve("auto"), imagenet_bundle()
     if not settings().measure_speed or _key(bundle, target) in known_choices():
         return  # then it was loaded as it shall be
     body, size = bundle.model.eval().to(target).body, bundle.preprocessing.size
@@ -228,7 +228,7 @@ def _find(source: Path | None, target: torch.device, version: str) -> Bundle | N
 
 
 def _load(source: Path | None, target: torch.device, version: str) -> Bundle:
-    saved = _imagenet_bundle() if source is None else load_bundle(source)
+    saved = imagenet_bundle() if source is None else load_bundle(source)
     bundle = _ready(saved, target, _known_form(saved, target))
     with _shelf:
         if source is None:
@@ -272,6 +272,7 @@ def _form_of(choice: Choice) -> Format:
     return choice.format if rates[str(choice.format)] >= LEAST_GAIN * rates[str(FOLDED)] else FOLDED
 
 
-def _imagenet_bundle() -> Bundle:
+def imagenet_bundle() -> Bundle:
+    """Return the ImageNet model as it comes, newly read."""
     entry = BACKBONES[IMAGENET_BACKBONE]
     return Bundle(pretrained(entry), entry.name, imagenet_labels(), preprocessing_of(entry), {})

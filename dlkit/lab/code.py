@@ -1,0 +1,177 @@
+"""The PyTorch for what a lesson shows, as short as it can be: text to be copied, which nothing here runs.
+
+In float64, as the lessons are, so that whoever runs it gets the numbers that are shown.
+"""
+
+import ast
+
+from dlkit.catalog.activations import ACTIVATIONS
+from dlkit.catalog.formulas import FUNCTIONS, Formula, names_in, read_formula
+from dlkit.catalog.initialisations import INITIALISATIONS
+from dlkit.catalog.optimizers import OPTIMIZERS, torch_arguments
+from dlkit.lab.graph import Graph
+from dlkit.lab.learning import NETWORK_RULES, Task
+from dlkit.lab.network import Plan
+from dlkit.lab.softmax import Question
+
+HEAD = "import torch\nfrom torch import nn\n\ntorch.set_default_dtype(torch.float64)\n"
+#: what torch calls functions of two values
+OF_TWO = {"min": "minimum", "max": "maximum"}
+EPOCHS = 100
+TAKEN = ("torch", "math", "result", "print", "float")
+
+
+def code_of_graph(text: str, graph: Graph) -> str:
+    """Return the code of a formula's value and gradients."""
+    names = names_in(text)
+    values = {node.text: node.value for node in graph.nodes if node.operation in names}
+    result = _in_torch(read_formula(text, names), set(names))
+    return "\n".join(
+        (
+            *(["import math", ""] if "math." in result else []),
+            "import torch",
+            "",
+            "torch.set_default_dtype(torch.float64)",
+            *(f"{_free(name)} = torch.tensor({values[name]!r}, requires_grad=True)" for name in names),
+            f"result = {result}",
+            *(["result.backward()"] if names else []),
+            f"print({', '.join(['result', *(f'{_free(name)}.grad' for name in names)])})",
+            "",
+        )
+    )
+
+
+def _free(name: str) -> str:
+    """Return a name that stands for nothing else in the code."""
+    return f"{name}_" if name in TAKEN else name
+
+
+def code_of_question(question: Question) -> str:
+    """Return the code of the cross-entropy of one example and of its gradient."""
+    extra = f", label_smoothing={question.smoothing}" if question.smoothing else ""
+    if question.weights is not None:
+        extra += f", weight=torch.tensor({list(question.weights)})"
+    scaled = "logits" if question.temperature == 1 else f"logits / {question.temperature}"
+    return (
+        f"{HEAD}logits = torch.tensor([{list(question.logits)}], requires_grad=True)\n"
+        f"probabilities = nn.functional.softmax({scaled}, dim=1)\n"
+        f"loss = nn.functional.cross_entropy({scaled}, torch.tensor([{question.label}]){extra})\n"
+        "loss.backward()\n"
+        "print(probabilities, loss, logits.grad)\n"
+    )
+
+
+def code_of_task(task: Task) -> str:
+    """Return the code of a small network that learns; the points and labels are for the reader to give."""
+    return "\n".join(
+        (
+            HEAD,
+            f"torch.manual_seed({task.seed})",
+            "# points: a tensor (N, 2); labels: a tensor (N,) of the classes' numbers",
+            _model(task.plan),
+            *_beginning(task),
+            *(["# torch always corrects the bias, which is switched off here"] if _is_uncorrected(task) else []),
+            f"optimizer = {_optimizer(task)}",
+            "",
+            *_loss(task),
+            *_loop(task),
+            "",
+        )
+    )
+
+
+def _model(plan: Plan) -> str:
+    widths, layers = (plan.inputs, *plan.hidden, plan.classes), []
+    for place, units in enumerate(widths[1:]):
+        layers.append(f"nn.Linear({widths[place]}, {units})")
+        if place < len(plan.hidden):
+            layers += [f"nn.BatchNorm1d({units})"] if plan.batch_norm else []
+            layers.append(ACTIVATIONS[plan.activation].torch)
+            layers += [f"nn.Dropout({plan.dropout})"] if plan.dropout else []
+    return "\n".join(["model = nn.Sequential(", *(f"    {layer}," for layer in layers), ")"])
+
+
+def _beginning(task: Task) -> list[str]:
+    entry = INITIALISATIONS[task.plan.initialisation]
+    lines = ["weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]"]
+    if not entry.torch:
+        return lines if task.l1 or task.l2 else []
+    lines += ["for w in weights:", f"    {entry.torch}"]
+    return [*lines, "for layer in model:", "    if isinstance(layer, nn.Linear):", "        nn.init.zeros_(layer.bias)"]
+
+
+def _optimizer(task: Task) -> str:
+    rule = NETWORK_RULES[task.rule]
+    settings = {**rule.settings, **task.settings}
+    if rule.needs_direction:
+        more = f"max_iter=1, history_size={settings['history']:.0f}"
+        return f"torch.optim.LBFGS(model.parameters(), lr={task.learning_rate}, {more})"
+    entry = OPTIMIZERS[rule.trained_as]
+    settings = {name: value for name, value in settings.items() if name in entry.settings}
+    arguments = torch_arguments(settings) | dict(entry.fixed)
+    written = "".join(f", {name}={value}" for name, value in arguments.items())
+    return f"torch.optim.{entry.algorithm}(model.parameters(), lr={task.learning_rate}{written})"
+
+
+def _is_uncorrected(task: Task) -> bool:
+    return task.settings.get("bias_correction") == 0
+
+
+def _loss(task: Task) -> list[str]:
+    terms = ["nn.functional.cross_entropy(model(points[batch]), labels[batch])"]
+    if task.l1:
+        terms.append(f"{task.l1} * sum(w.abs().sum() for w in weights)")
+    if task.l2:
+        terms.append(f"{task.l2} / 2 * sum((w**2).sum() for w in weights)")
+    return [
+        "",
+        "def loss_of(batch):",
+        "    optimizer.zero_grad()",
+        f"    loss = {' + '.join(terms)}",
+        "    loss.backward()",
+        "    return loss",
+        "",
+        "",
+    ]
+
+
+def _loop(task: Task) -> list[str]:
+    order = "torch.randperm(len(points))"
+    return [
+        f"for epoch in range({EPOCHS}):",
+        f"    for batch in {order}.tensor_split({task.batches_per_epoch}):",
+        "        optimizer.step(lambda: loss_of(batch))",
+    ]
+
+
+def _in_torch(formula: Formula, names: set[str]) -> str:
+    tree = _Torch(names).visit(ast.parse(ast.unparse(formula.tree), mode="eval"))
+    return ast.unparse(tree)
+
+
+class _Torch(ast.NodeTransformer):
+    """Writes a formula's functions as torch's, which want tensors, and its constants as Python's."""
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        assert isinstance(node.func, ast.Name)
+        name = OF_TWO.get(node.func.id, node.func.id)
+        parts = [self._tensor(part) for part in node.args]
+        return ast.Call(ast.Attribute(ast.Name("torch"), name), parts, [])
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self._names:
+            return ast.Name(_free(node.id))
+        return ast.Attribute(ast.Name("math"), node.id)
+
+    def _tensor(self, part: ast.expr) -> ast.expr:
+        varies = any(isinstance(node, ast.Name) and node.id in self._names for node in ast.walk(part))
+        has_function = any(isinstance(node, ast.Name) and node.id in FUNCTIONS for node in ast.walk(part))
+        written = self.visit(part)
+        if varies or has_function:
+            return written
+        if isinstance(part, ast.Constant):
+            return ast.Call(ast.Attribute(ast.Name("torch"), "tensor"), [ast.Constant(float(part.value))], [])  # type: ignore[arg-type]
+        return ast.Call(ast.Attribute(ast.Name("torch"), "tensor"), [ast.Call(ast.Name("float"), [written], [])], [])

@@ -1,0 +1,114 @@
+"""The code that lessons show is run, and gives what they show."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlkit.catalog.activations import ACTIVATIONS
+from dlkit.catalog.initialisations import INITIALISATIONS
+from dlkit.catalog.updates import RULES
+from dlkit.lab import asked, softmax
+from dlkit.lab.code import code_of_graph, code_of_question, code_of_task
+from dlkit.lab.graph import graph_of
+from dlkit.lab.learning import NETWORK_RULES
+from dlkit.lab.network import Network
+from dlkit.lab.points import drawn
+from tests.small_networks import in_torch
+
+
+@pytest.fixture(autouse=True)
+def usual_type():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def run(code, **names):
+    exec(compile(code, "shown", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x*y + x",
+        "tanh(w1*x + 0.5)^2/2",
+        "max(0, x) + min(y, 2*3) - max(x, y)",
+        "pi*x + e + sin(2)*y + sqrt(abs(y)) + sin(cos(1))",
+        "torch*math + result - print*float",
+        "-x^2 + 2^x + sign(y)",
+    ],
+)
+def test_code_of_a_graph_gives_its_value_and_gradients(text):
+    values = {"x": 0.5, "y": -1.25, "w1": 2.0, "torch": 3.0, "math": 4.0, "result": 5.0, "print": 6.0, "float": 7.0}
+    graph = graph_of(text, values)
+    found = run(code_of_graph(text, graph))
+    assert float(found["result"]) == pytest.approx(graph.value, rel=1e-12)
+    for name, gradient in graph.gradients().items():
+        variable = found[name if name in ("x", "y", "w1") else f"{name}_"]
+        assert variable.grad.item() == pytest.approx(gradient, rel=1e-12), name
+
+
+def test_code_of_numbers_alone_runs():
+    run(code_of_graph("2*3 + pi", graph_of("2*3 + pi", {})))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"logits": "2, 1, -1"},
+        {"logits": "2, 1, -1", "label": 2, "temperature": 2, "smoothing": 0.1, "weights": "1, 2, 0.5"},
+    ],
+)
+def test_code_of_cross_entropy_gives_its_loss_and_gradient(values):
+    question = softmax.read(values)
+    found, judged = run(code_of_question(question)), question.judge()
+    assert found["loss"].item() == pytest.approx(judged.loss, rel=1e-12)
+    np.testing.assert_allclose(found["logits"].grad, judged.gradient, rtol=1e-12)
+    np.testing.assert_allclose(found["probabilities"].detach(), judged.probabilities, rtol=1e-12)
+
+
+POINTS = drawn("circles", 300, 2, 0.03, 0)
+
+
+@pytest.mark.parametrize("rule", NETWORK_RULES)
+def test_code_of_every_rule_learns(rule):
+    task = asked.read({"optimizer": rule, "activation": "tanh", "test": 0}, POINTS)
+    code = code_of_task(task)
+    # one step for each batch, but for rules that take all points in one
+    code = code.replace("range(100)", "range(400)") if RULES[rule].is_exact else code.replace("range(100)", "range(60)")
+    found = run(code, points=torch.tensor(POINTS.points), labels=torch.tensor(POINTS.labels))
+    right = found["model"].eval()(torch.tensor(POINTS.points)).argmax(1) == torch.tensor(POINTS.labels)
+    assert right.double().mean() > 0.95
+    (group,) = found["optimizer"].param_groups
+    assert group["lr"] == task.learning_rate
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden": "", "l1": 0.01},
+        {"hidden": "5", "batch_norm": "on", "dropout": 0.2, "l2": 0.01, "batch": 7},
+        *({"activation": name} for name in ACTIVATIONS),
+        *({"initialisation": name} for name in INITIALISATIONS),
+        {"optimizer": "momentum", "momentum": 0.5, "weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_code_of_a_network_has_its_layers_and_loss(values):
+    task = asked.read({"test": 0, **values}, POINTS)
+    names = {"points": torch.tensor(POINTS.points), "labels": torch.tensor(POINTS.labels)}
+    found = run(code_of_task(task).replace("range(100)", "range(1)"), **names)
+    layers = [layer for layer in in_torch(Network(task.plan)).modules() if not isinstance(layer, nn.Sequential)]
+    wanted = [str(layer) for layer in layers if task.plan.dropout or not isinstance(layer, nn.Dropout)]
+    assert [str(layer) for layer in found["model"]] == wanted
+    assert ("l1" in values) == (".abs()" in code_of_task(task))
+    assert ("l2" in values) == ("**2" in code_of_task(task))
+    if "momentum" in values:
+        (group,) = found["optimizer"].param_groups
+        assert (group["momentum"], group["weight_decay"]) == (0.5, 0.1)
+
+
+def test_code_says_what_torch_cannot_do():
+    assert "torch always corrects the bias" in code_of_task(asked.read({"bias_correction": 0}, POINTS))
+    assert "torch always" not in code_of_task(asked.read({}, POINTS))

@@ -59,7 +59,7 @@ class Number:
         if is_above and number <= self.high and (not self.is_whole or number == int(number)):
             return number
         kind = "a whole number" if self.is_whole else "a number"
-        bound = f"from {self.low:g} to" if self.is_from else f"above {self.low:g} and at most"
+        bound = f"from {self.low:.12g} to" if self.is_from else f"above {self.low:.12g} and at most"
         raise ConfigError([f"{self.title} ({name}) must be {kind} {bound} {self.high:.12g}; got {text[:40]}."])
 
 

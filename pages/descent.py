@@ -407,10 +407,14 @@ def rate_of(path: Path) -> str:
 
 
 def steps_to_target(asking: Asked, paths: Sequence[Path]) -> str:
-    """Write after how many steps the target was reached: the median of the paths that reached it."""
+    """Write after how many steps the target was reached, the median of the paths that reached it, and what they saw."""
     found = [steps for path in paths if (steps := reached(asking.loss, path)) is not None]
+    if not found:
+        return "–"
+    steps, examples = float(np.median(found)), asking.loss.examples
     share = f" ({len(found)} of {len(paths)})" if len(paths) > 1 else ""
-    return f"{np.median(found):g}{share}" if found else "–"
+    seen = f", {steps * paths[0].cost * examples:g} examples" if examples else ""
+    return f"{steps:g}{seen}{share}"
 
 
 STEPS_TITLE = f"Steps to within {TARGET:g}"

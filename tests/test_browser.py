@@ -476,8 +476,8 @@ def test_no_page_is_wider_than_the_screen(
             ("run-mistakes", "runs", {"run": trained, "tab": "Mistakes"}),
             ("run-settings", "runs", {"run": trained, "tab": "Settings"}),
             ("classify", "predict", {"model": trained}),
-            ("run-steered", "runs", {"run": steered}),
             ("descent", "descent", {}),
+            ("run-steered", "runs", {"run": steered}),
         ):
             page = visitor.open(path, **parameters)
             wide = page.evaluate("() => document.scrollingElement.scrollWidth - window.innerWidth")

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     model_cache_mb: PositiveInt = Field(512, description="Memory for the runs' models that classify, in MB.")
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
+    import_files: PositiveInt = Field(50_000, description="Files that one import may have.")
+    import_mb: PositiveInt = Field(20_000, description="Disk space for all imported data sets together, in MB.")
     download_timeout_seconds: PositiveFloat = Field(20, description="Silence after which a download counts as broken.")
     warm_up: bool = Field(True, description="Load torch and the ImageNet model when the server starts.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(

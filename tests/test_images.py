@@ -408,9 +408,9 @@ def test_several_files_of_one_fault_have_one_reason():
         reasons[data[:4]] = caught.value.reason
     assert list(reasons.values()) == [
         "are empty",
-        "are no pictures",
+        "hold no picture",
         "have more than 50 megapixels",
-        "are SVG drawings, which cannot be read here",
+        "are in a format that cannot be read here (SVG drawings)",
         "are larger than 0.0015 MB",
     ]
 

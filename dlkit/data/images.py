@@ -179,13 +179,13 @@ def _unreadable(data: bytes, shown: str) -> ImageError:
     for pattern, kind in _OTHER_KINDS:
         if pattern.match(data[:1024]):
             text = f"{shown}: {kind} cannot be read here: export it as JPEG."
-            return ImageError(text, f"are {kind}, which cannot be read here")
+            return ImageError(text, f"are in a format that cannot be read here ({kind})")
     if _HEIF.match(data) and not _heif():
         text = f"{shown}: HEIC photos cannot be read here: {HEIF_WORDS}"
-        return ImageError(text, "are HEIC photos, which cannot be read here")
+        return ImageError(text, "are in a format that cannot be read here (HEIC photos)")
     if _FORMAT_STARTS.match(data) or _HEIF.match(data):
         return _damaged(shown)
-    return ImageError(f"{shown} is not a picture that can be read here. Use {FORMAT_WORDS}.", "are no pictures")
+    return ImageError(f"{shown} is not a picture that can be read here. Use {FORMAT_WORDS}.", "hold no picture")
 
 
 def _damaged(shown: str) -> ImageError:
@@ -221,7 +221,7 @@ def _check_scans(image: Image.Image, data: bytes, shown: str, max_megapixels: fl
         raise ImageError(
             f"{shown} is a progressive JPEG of {width * height / 1e6:.0f} megapixels; the limit for these is "
             f"{limit:g}. Save it smaller, or as ordinary JPEG.",
-            f"are progressive JPEGs of more than {limit:g} megapixels",
+            f"are progressive and larger than {limit:g} megapixels",
         )
 
 

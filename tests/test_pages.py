@@ -24,7 +24,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.datasets import DATASETS, OFFICIAL
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
 from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
@@ -1138,7 +1138,7 @@ def test_gallery_shows_every_data_set() -> None:
         assert entry.title in texts(app)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_every_data_set_has_a_page(name: str) -> None:
     app = opened("data", dataset=name)
     assert title(app) == DATASETS[name].title

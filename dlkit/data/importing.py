@@ -1,0 +1,329 @@
+"""Bring pictures of one's own into the data folder: every one checked, kept by its content, visible when all are there.
+
+A set is a folder that nobody has named: `images/ab/DIGEST` with the files as they came, `manifest-1.json` with classes,
+splits and names, and `set.json`, by which the catalog knows it. A later version is another manifest over the same
+images. While it is made the folder is called `.ID.importing`, and a lock tells whether somebody still works on it.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+from dlkit import files, locks, machine
+from dlkit.catalog.datasets import DATASETS, dataset_entry
+from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME, VERSION_MARK, records
+from dlkit.data.images import image_digest, read_picture
+from dlkit.data.labels import Labelled
+from dlkit.data.layouts import MANIFEST_FORMAT, image_path, manifest_name
+from dlkit.data.plans import Plan
+from dlkit.data.sources import FEW, Folder, Ledger, LeftOut, Source, shown_part
+from dlkit.data.split import draw_validation
+from dlkit.data.zips import Zip
+from dlkit.errors import DatasetError, ImageError
+from dlkit.settings import settings
+
+VAL_SHARE = 0.2
+SPARE_BYTES = 200_000_000  # of the disk that an import leaves free
+LONGEST_NAME = 60  # characters of a data set's name
+KEPT_NAMES = 1000  # of files that were left out, for each reason
+
+
+@dataclass(frozen=True)
+class ImportProgress:
+    """How many of how many pictures were looked at; `phase` is "checking" or "keeping"."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of an import: pictures in each split, what was left out, and what should be known."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    tried: int
+    left_out: tuple[LeftOut, ...]
+    remarks: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        """Return the whole truth, one sentence each, what was imported first."""
+        parts = [f"{self.counts[split]:,} {word}" for split, word in _SPLIT_WORDS.items() if self.counts.get(split)]
+        first = f"{self.name}: {len(self.classes):,} classes, {', '.join(parts)}."
+        told = [one.sentence(self.tried if one.what == "images" else None) for one in self.left_out]
+        return [first, *told, *self.remarks]
+
+
+_SPLIT_WORDS = {"train": "images to learn from", "val": "to be checked with", "test": "kept for testing"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One picture that was checked and written."""
+
+    planned: Labelled
+    digest: str
+    width: int
+    height: int
+    is_first_of_many: bool
+
+
+def open_source(path: Path) -> Source:
+    """Return the folder or the zip at `path`, to be closed; DatasetError where it is neither."""
+    return Folder(path) if path.is_dir() else Zip(path)
+
+
+def import_pictures(
+    source: Source, plan: Plan, name: str, *, seed: int = 0, val_share: float = VAL_SHARE
+) -> Generator[ImportProgress, None, Report]:
+    """Check and keep the pictures of a plan as the data set `name`; to cancel is to stop asking.
+
+    Pictures without a split are divided by class, copies of one staying together. Raises DatasetError where the name is
+    taken, the room for imports is used up, or too little is left of the pictures, and DiskFullError; after each of
+    them, and after it was cancelled, nothing of the set is left.
+    """
+    name = free_name(name)
+    check_room(plan)
+    sweep_imports()
+    identity = secrets.token_hex(16)
+    with _staging(identity) as folder:
+        try:
+            kept, ledger = yield from _keep_all(source, plan, folder)
+            yield ImportProgress("keeping", len(plan.pictures), len(plan.pictures))
+            kept, remarks = _divided(plan, kept, ledger, val_share, seed)
+            report = _report(name, plan, kept, ledger.close(), remarks)
+            _write(folder, name, plan, kept, report, seed)
+            with _names_alone():
+                free_name(name)  # somebody else may have been quicker
+                os.replace(folder, folder.parent / identity)
+            files.to_disk(folder.parent)
+        except OSError as error:
+            if error.errno in files.FULL:
+                raise files.disk_full(folder.parent, plan.bytes, name) from error
+            raise DatasetError(f"{name} could not be written ({error.strerror}). Check the data folder.") from error
+    return report
+
+
+def free_name(name: str) -> str:
+    """Return the name as it will be shown; DatasetError where a set cannot be called so."""
+    clean = shown_part(name)
+    if not name.strip() or clean == "?" or len(name.strip()) > LONGEST_NAME or any(mark in clean for mark in "@,/"):
+        raise DatasetError(
+            f"A data set's name must have 1 to {LONGEST_NAME} letters and neither of {VERSION_MARK} , /; "
+            f"got {name[:LONGEST_NAME]!r}."
+        )
+    if clean.casefold() in (known.casefold() for known in DATASETS):
+        raise DatasetError(f"There is a data set called {clean} already. Choose another name, or delete that one.")
+    return clean
+
+
+def check_room(plan: Plan) -> None:
+    """Raise DatasetError or DiskFullError where the pictures of a plan have no room."""
+    used = sum(record["bytes"] for record in records().values())
+    limit = settings().import_mb * 10**6
+    if used + plan.bytes > limit:
+        raise DatasetError(
+            f"{plan.title} needs {plan.bytes / 1e6:,.0f} MB, and imported data sets take {used / 1e6:,.0f} of "
+            f"{limit / 1e6:,.0f} MB. Delete one, or raise DLKIT_IMPORT_MB."
+        )
+    folder, needed = settings().folder("datasets"), round(1.1 * plan.bytes) + SPARE_BYTES
+    if files.free_bytes(folder) < needed:
+        raise files.disk_full(folder, needed, plan.title)
+
+
+def sweep_imports() -> None:
+    """Remove what imports have left whose process was killed, and sets whose deletion was interrupted."""
+    folder = settings().folder("datasets")
+    for leftover in [*folder.glob(".*.importing"), *folder.glob(".*.deleted")]:
+        lock = locks.try_lock(_lock_path(leftover))
+        if lock is not None:
+            with lock:
+                shutil.rmtree(leftover, ignore_errors=True)
+                _lock_path(leftover).unlink(missing_ok=True)
+
+
+def delete_import(name: str) -> None:
+    """Remove an imported set with all its versions; DatasetError for one that was not imported.
+
+    It is gone by one rename. Whether a run uses it is not looked at here.
+    """
+    entry = dataset_entry(name)
+    if not entry.folder:
+        raise DatasetError(f"{entry.title} was not imported, so it cannot be deleted. Only imported data sets can.")
+    folder = settings().folder("datasets")
+    gone = folder / f".{entry.folder}.deleted"
+    try:
+        os.replace(folder / entry.folder, gone)
+    except OSError as error:
+        raise DatasetError(f"{entry.title} cannot be deleted ({error.strerror}). Check the data folder.") from error
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def _staging(identity: str) -> Iterator[Path]:
+    """Make the folder in which a set is built; it is gone afterwards unless it was renamed to its place."""
+    folder = settings().folder("datasets") / f".{identity}.importing"
+    lock = locks.try_lock(_lock_path(folder))
+    assert lock is not None, "nobody else has this identity"
+    with lock:
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _lock_path(folder).unlink(missing_ok=True)
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+@contextmanager
+def _names_alone() -> Iterator[None]:
+    """Let nobody else name a set meanwhile."""
+    path = settings().folder("datasets") / ".names.lock"
+    lock: IO[bytes] | None
+    while (lock := locks.try_lock(path)) is None:
+        time.sleep(0.02)
+    with lock:
+        yield
+
+
+def _keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
+    """Check every picture in some threads, and write those that are whole; in the order of the plan."""
+    ledger, kept, total = Ledger(plan.left_out), [], len(plan.pictures)
+    for prefix in range(256):
+        (folder / f"images/{prefix:02x}").mkdir(parents=True)
+    for done, (planned, result) in enumerate(_in_threads(lambda one: _keep(source, one, folder), plan.pictures), 1):
+        try:
+            kept.append(result())
+        except ImageError as error:
+            ledger.add(error.reason, planned.file.name, "images")
+        yield ImportProgress("checking", done, total)
+    return kept, ledger
+
+
+def _keep(source: Source, planned: Labelled, folder: Path) -> Kept:
+    data = source.read(planned.file, round(settings().max_image_mb * 1e6))
+    picture = read_picture(data, name=planned.file.name)
+    digest = image_digest(data)
+    try:
+        with (folder / image_path(digest)).open("xb") as file:
+            file.write(data)
+    except FileExistsError:  # a copy of it is there
+        pass
+    return Kept(planned, digest, *picture.image.size, picture.is_first_of_many)
+
+
+def _in_threads(
+    work: Callable[[Labelled], Kept], items: Iterable[Labelled]
+) -> Iterator[tuple[Labelled, Callable[[], Kept]]]:
+    """Yield each item with what tells its result, in order; only some are under way at a time."""
+    count = machine.cores()
+    pool, waiting = ThreadPoolExecutor(count), deque[tuple[Labelled, Future[Kept]]]()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > 4 * count:
+                first, future = waiting.popleft()
+                yield first, future.result
+        for first, future in waiting:
+            yield first, future.result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _divided(
+    plan: Plan, kept: list[Kept], ledger: Ledger, val_share: float, seed: int
+) -> tuple[list[Kept], tuple[str, ...]]:
+    """Give every picture a split, and return remarks about classes; DatasetError where too little is left."""
+    drawn = [one for one in kept if one.planned.split is None]
+    is_val = draw_validation([one.planned.label for one in drawn], [one.digest for one in drawn], val_share, seed)
+    splits = iter("val" if flag else "train" for flag in is_val)
+    kept = [
+        one if one.planned.split else replace(one, planned=replace(one.planned, split=next(splits))) for one in kept
+    ]
+    learnt = {one.planned.label for one in kept if one.planned.split == "train"}
+    checked = {one.planned.label for one in kept if one.planned.split == "val"}
+    kept = [one for one in kept if one.planned.label in learnt]
+    if len(learnt) < 2 or not checked & learnt:
+        raise DatasetError(_too_little(plan, len(learnt), ledger.close()))
+    remarks = list(plan.remarks)
+    if gone := set(plan.classes) - learnt:
+        remarks.append(f"Nothing to learn from is left of these classes, so they are left out: {_some(gone)}.")
+    if learnt - checked and not any("no image to be checked with" in remark for remark in remarks):
+        remarks.append(f"These classes have no image to be checked with: {_some(learnt - checked)}.")
+    if moving := [one.planned.file.name for one in kept if one.is_first_of_many]:
+        remarks.append(f"Of animations and files of several pages the first picture is taken: {_some(moving)}.")
+    return kept, tuple(remarks)
+
+
+def _too_little(plan: Plan, classes: int, left_out: Sequence[LeftOut]) -> str:
+    why = " ".join(one.sentence(len(plan.pictures)) for one in left_out if one.what == "images")
+    if classes < 2:
+        return f"Too few images of {plan.title} can be read: a classifier needs two classes or more. {why}".strip()
+    told = f"Every class of {plan.title} has only one image that can be used. Each needs two: one to learn from, "
+    return f"{told}one to be checked with. {why}".strip()
+
+
+def _report(
+    name: str, plan: Plan, kept: Sequence[Kept], left_out: tuple[LeftOut, ...], remarks: tuple[str, ...]
+) -> Report:
+    classes = tuple(sorted({one.planned.label for one in kept}))
+    counts = {split: sum(one.planned.split == split for one in kept) for split in _SPLIT_WORDS}
+    return Report(name, classes, counts, len(plan.pictures), left_out, remarks)
+
+
+def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Report, seed: int) -> None:
+    """Write manifest and record, and wait until the images have reached the disk."""
+    labels = {label: number for number, label in enumerate(report.classes)}
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "version": 1,
+        "made_at": made_at,
+        "made_by": f"import of {plan.title} ({plan.layout})",
+        "seed": seed,
+        "classes": report.classes,
+        "pictures": {
+            "sha256": [one.digest for one in kept],
+            "label": [labels[one.planned.label] for one in kept],
+            "split": [one.planned.split for one in kept],
+            "name": [one.planned.file.name for one in kept],
+            "bytes": [one.planned.file.size for one in kept],
+            "width": [one.width for one in kept],
+            "height": [one.height for one in kept],
+        },
+        "left_out": [asdict(replace(one, names=one.names[:KEPT_NAMES])) for one in report.left_out],
+        "remarks": report.remarks,
+    }
+    version = {
+        "number": 1,
+        "made_at": made_at,
+        "classes": len(report.classes),
+        **report.counts,
+        "image_size": round(median(min(one.width, one.height) for one in kept)),
+    }
+    record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
+    record |= {"bytes": sum({one.digest: one.planned.file.size for one in kept}.values()), "versions": [version]}
+    os.sync()  # thousands of files at once: quicker than one after the other
+    files.write_whole(folder / manifest_name(1), json.dumps(manifest, ensure_ascii=False).encode())
+    files.write_whole(folder / RECORD_NAME, json.dumps(record, ensure_ascii=False).encode())
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")

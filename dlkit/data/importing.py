@@ -83,7 +83,7 @@ class Kept:
 
 def open_source(path: Path) -> Source:
     """Return the folder or the zip at `path`, to be closed; DatasetError where it is neither."""
-    return Folder(path) if path.is_dir() else Zip(path)
+    return Folder(path) if os.path.isdir(path) else Zip(path)  # unlike Path.is_dir it takes any name
 
 
 def import_pictures(

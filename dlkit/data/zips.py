@@ -80,7 +80,7 @@ class Zip(Source):
         self._owns, self._lock = isinstance(archive, Path), threading.Lock()
         try:
             self._file: BinaryIO = archive.open("rb") if isinstance(archive, Path) else archive
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in a path
             raise DatasetError(f"{archive} cannot be opened. Check that it is there and may be read.") from error
         self.title = shown_part(title or (archive.name if isinstance(archive, Path) else "The archive"))
         try:

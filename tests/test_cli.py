@@ -168,7 +168,7 @@ def test_progress_of_an_import_is_shown_on_a_terminal_and_ctrl_c_keeps_nothing(d
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr(command_line, "_show_bar", show)
     assert dlkit("import", str(photos), "--name", "pets").code == 130
-    assert shown == ["checking 1 of 24"]
+    assert shown == ["checking 8 of 24"]
     assert "pets" not in DATASETS
     assert not list((settings().data_folder / "datasets").glob(".*.importing"))
 

@@ -89,7 +89,7 @@ def test_files_are_called_by_their_content_and_nothing_else_is_written(tmp_path,
     imported(tmp_path, {**PETS, "c/copy.png": PETS["c/0.png"]})
     (folder,) = (path for path in (home / "datasets").iterdir() if path.is_dir())
     assert len(folder.name) == 32
-    stored = [path for path in folder.rglob("*") if path.is_file() and path.parent.parent.name == "images"]
+    stored = [path for path in folder.rglob("*") if path.is_file() and path.parent.name == "images"]
     assert {path.name for path in stored} == {image_digest(data) for data in PETS.values()}
     assert all(image_digest(path.read_bytes()) == path.name for path in stored)
     assert sorted(path.name for path in folder.iterdir()) == ["images", "manifest-1.json", "set.json"]
@@ -223,8 +223,8 @@ def test_nothing_is_visible_until_all_is_there(tmp_path, home):
     archive.write_bytes(zipped(PETS))
     with open_source(archive) as source:
         steps = import_pictures(source, make_plan(source), "pets")
-        seen = [next(steps) for _ in range(12)]
-        assert (seen[-1].phase, seen[-1].done, seen[-1].total) == ("checking", 12, 12)
+        seen = [next(steps) for _ in range(2)]
+        assert [(step.phase, step.done, step.total) for step in seen] == [("checking", 8, 12), ("checking", 12, 12)]
         assert "pets" not in DATASETS
         sweep_imports()  # of another process: this one is still at work
         assert any(name.endswith(".importing") for name in leftovers(home))
@@ -232,7 +232,7 @@ def test_nothing_is_visible_until_all_is_there(tmp_path, home):
     assert leftovers(home) == []
 
 
-@pytest.mark.parametrize("after", [1, 6, 12, 13])
+@pytest.mark.parametrize("after", [1, 2, 3])
 def test_cancelled_import_leaves_nothing(tmp_path, home, after):
     archive = tmp_path / "photos.zip"
     archive.write_bytes(zipped(PETS))

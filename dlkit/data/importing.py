@@ -1,6 +1,6 @@
 """Bring pictures of one's own into the data folder: every one checked, kept by its content, visible when all are there.
 
-A set is a folder that nobody has named: `images/ab/DIGEST` with the files as they came, `manifest-1.json` with classes,
+A set is a folder that nobody has named: `images/DIGEST` with the files as they came, `manifest-1.json` with classes,
 splits and names, and `set.json`, by which the catalog knows it. A later version is another manifest over the same
 images. While it is made the folder is called `.ID.importing`, and a lock tells whether somebody still works on it.
 """
@@ -13,9 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
@@ -36,6 +37,7 @@ from dlkit.settings import settings
 VAL_SHARE = 0.2
 SPARE_BYTES = 200_000_000  # of the disk that an import leaves free
 LONGEST_NAME = 60  # characters of a data set's name
+HANDFUL = 8  # pictures that a thread takes at a time: handing over costs as much as checking a small one
 KEPT_NAMES = 1000  # of files that were left out, for each reason
 
 
@@ -79,6 +81,9 @@ class Kept:
     width: int
     height: int
     is_first_of_many: bool
+
+
+Results = list[tuple[Labelled, Kept | ImageError]]
 
 
 def open_source(path: Path) -> Source:
@@ -204,46 +209,53 @@ def _names_alone() -> Iterator[None]:
 
 def _keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
     """Check every picture in some threads, and write those that are whole; in the order of the plan."""
-    ledger, kept, total = Ledger(plan.left_out), [], len(plan.pictures)
-    for prefix in range(256):
-        (folder / f"images/{prefix:02x}").mkdir(parents=True)
-    for done, (planned, result) in enumerate(_in_threads(lambda one: _keep(source, one, folder), plan.pictures), 1):
-        try:
-            kept.append(result())
-        except ImageError as error:
-            ledger.add(error.reason, planned.file.name, "images")
-        yield ImportProgress("checking", done, total)
+    ledger, kept, done = Ledger(plan.left_out), [], 0
+    (folder / "images").mkdir()
+    for handful in _in_threads(partial(_keep_some, source, folder), plan.pictures):
+        for planned, result in handful:
+            if isinstance(result, Kept):
+                kept.append(result)
+            else:
+                ledger.add(result.reason, planned.file.name, "images")
+        done += len(handful)
+        yield ImportProgress("checking", done, len(plan.pictures))
     return kept, ledger
 
 
-def _keep(source: Source, planned: Labelled, folder: Path) -> Kept:
+def _in_threads(
+    work: Callable[[Sequence[Labelled]], Results], pictures: Sequence[Labelled]
+) -> Generator[Results, None, None]:
+    """Yield what becomes of the pictures, a handful at a time and in order; only some are under way at a time."""
+    count = machine.cores()
+    pool, waiting = ThreadPoolExecutor(count), deque[Future[Results]]()
+    try:
+        for start in range(0, len(pictures), HANDFUL):
+            waiting.append(pool.submit(work, pictures[start : start + HANDFUL]))
+            if len(waiting) > 2 * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _keep_some(source: Source, folder: Path, pictures: Sequence[Labelled]) -> Results:
+    results: Results = []
+    for planned in pictures:
+        try:
+            results.append((planned, _keep(source, folder, planned)))
+        except ImageError as error:
+            results.append((planned, error))
+    return results
+
+
+def _keep(source: Source, folder: Path, planned: Labelled) -> Kept:
     data = source.read(planned.file, round(settings().max_image_mb * 1e6))
     picture = read_picture(data, name=planned.file.name)
     digest = image_digest(data)
-    try:
-        with (folder / image_path(digest)).open("xb") as file:
-            file.write(data)
-    except FileExistsError:  # a copy of it is there
-        pass
+    with suppress(FileExistsError), (folder / image_path(digest)).open("xb", buffering=0) as file:
+        file.write(data)  # unless a copy of it is there
     return Kept(planned, digest, *picture.image.size, picture.is_first_of_many)
-
-
-def _in_threads(
-    work: Callable[[Labelled], Kept], items: Iterable[Labelled]
-) -> Iterator[tuple[Labelled, Callable[[], Kept]]]:
-    """Yield each item with what tells its result, in order; only some are under way at a time."""
-    count = machine.cores()
-    pool, waiting = ThreadPoolExecutor(count), deque[tuple[Labelled, Future[Kept]]]()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > 4 * count:
-                first, future = waiting.popleft()
-                yield first, future.result
-        for first, future in waiting:
-            yield first, future.result
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _divided(

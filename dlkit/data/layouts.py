@@ -171,7 +171,7 @@ def dtd(folder: Path, options: Options) -> Listing:
 
 
 def manifest(folder: Path, options: Options) -> Listing:
-    """An imported set: images/ab/DIGEST, told by one manifest a version; `dlkit.data.importing` writes it."""
+    """An imported set: images/DIGEST, told by one manifest a version; `dlkit.data.importing` writes it."""
     told = json.loads((folder / manifest_name(options["version"])).read_text())
     if told["format"] != MANIFEST_FORMAT:
         raise ValueError(f"its manifest is of format {told['format']}, not {MANIFEST_FORMAT}")
@@ -195,7 +195,7 @@ def manifest_name(version: int) -> str:
 
 def image_path(digest: str) -> str:
     """Return where an imported picture lies in the folder of its set."""
-    return f"images/{digest[:2]}/{digest}"
+    return f"images/{digest}"
 
 
 LAYOUTS: dict[str, Callable[[Path, Options], Listing]] = {

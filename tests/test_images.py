@@ -4,6 +4,8 @@ import hashlib
 import io
 import random
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from dlkit.data.images import (
     LARGEST_ASPECT,
     _heif,
     _to_rgb,
+    check_picture,
     image_digest,
     read_image,
     read_picture,
@@ -138,6 +141,17 @@ def test_exif_orientation_is_applied(kind, orientation):
     image = read(data)
     assert image.size == expected.size == ((48, 32) if orientation < 5 else (32, 48))
     np.testing.assert_allclose(np.asarray(image), np.asarray(expected), atol=4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_checking_tells_the_size_as_it_is_read(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        data = saved(Image.new("RGB", (48, 32)), kind, exif=exif)
+        looks, picture = check_picture(data), read_picture(data)
+        assert (looks.width, looks.height) == picture.image.size
+        assert looks.is_first_of_many == picture.is_first_of_many
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
@@ -415,6 +429,24 @@ def test_several_files_of_one_fault_have_one_reason():
     ]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "1"])
+def test_checking_the_largest_picture_takes_a_bounded_time_and_memory(mode):
+    """It is checked in a process of its own, which has kept nothing of others."""
+    data = saved(Image.new(mode, (7000, 7000)), "PNG")
+    code = (
+        "import resource, sys, time\n"
+        "from dlkit.data.images import check_picture\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before, started, data = peak(), time.process_time(), sys.stdin.buffer.read()\n"
+        "check_picture(data)\n"
+        "print(peak() - before, time.process_time() - started)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=data, check=True, capture_output=True)
+    growth, seconds = map(float, done.stdout.split())
+    assert growth < 300
+    assert seconds < 2
+
+
 def test_limits_are_those_that_were_given():
     data = saved(Image.new("RGB", (1100, 1000)), "PNG")
     with pytest.raises(ImageError, match=r"has 1 megapixels \(1100 × 1000\); the limit is 1\. Save it smaller"):
@@ -498,7 +530,10 @@ def fuzz_seeds() -> dict[str, tuple[bytes, Callable[[bytes], bytes]]]:
 
 def outcome(data: bytes) -> str:
     try:
-        return read_image(data, max_megapixels=0.1, max_mb=1).mode
+        image = read_image(data, max_megapixels=0.1, max_mb=1)
+        looks = check_picture(data)
+        assert (looks.width, looks.height) == image.size
+        return image.mode
     except ImageError as error:
         return str(error)
 

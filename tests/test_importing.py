@@ -18,9 +18,8 @@ import pytest
 from dlkit import files
 from dlkit.catalog.datasets import DATASETS, OFFICIAL
 from dlkit.config import parse
-from dlkit.data import importing
 from dlkit.data.dataset import is_here, open_dataset
-from dlkit.data.images import image_digest
+from dlkit.data.images import image_digest, read_image
 from dlkit.data.importing import (
     Report,
     delete_import,
@@ -81,7 +80,7 @@ def test_imported_set_is_a_data_set_like_another(tmp_path, home):
     for split in (dataset.train, dataset.val):
         for index in range(len(split)):
             expected = PETS[split.name(index)]
-            assert (np.asarray(split.read(index)) == np.asarray(importing.read_picture(expected).image)).all()
+            assert (np.asarray(split.read(index)) == np.asarray(read_image(expected))).all()
             assert split.name(index).startswith(dataset.classes[split.labels[index]])
 
 
@@ -145,7 +144,7 @@ def test_damaged_images_are_left_out_and_named(tmp_path):
 
 
 def test_first_frames_are_said(tmp_path):
-    frames = [importing.read_picture(picture(number)).image for number in (90, 91)]
+    frames = [read_image(picture(number)) for number in (90, 91)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     report = imported(tmp_path, {**PETS, "c/moving.gif": buffer.getvalue()})

@@ -347,6 +347,8 @@ class ImportedSets(Mapping[str, DatasetEntry]):
     """
 
     def __getitem__(self, key: str) -> DatasetEntry:
+        if not isinstance(key, str):  # whatever stands in a record or a form
+            raise KeyError(key)
         known = records()
         name, mark, version = key.rpartition(VERSION_MARK)
         record = known.get(name if mark else key)

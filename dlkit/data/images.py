@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -52,9 +52,13 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
 _BITS_TAG = 258  # TIFF 6.0, section 4: BitsPerSample
 _one_large_picture = threading.Lock()
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,15 @@ class Picture:
     """An RGB picture; `is_first_of_many` where the file has more frames or pages, which are left out."""
 
     image: Image.Image
+    is_first_of_many: bool
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a picture is, upright, in pixels; `is_first_of_many` as in Picture."""
+
+    width: int
+    height: int
     is_first_of_many: bool
 
 
@@ -89,6 +102,32 @@ def read_picture(
     Raises ImageError, and nothing else, for a file that is missing, too big, cut off, damaged, longer than
     LARGEST_ASPECT times its width (or the reverse) or of another format.
     """
+    return _decoded(source, name, max_megapixels, max_mb, _picture)
+
+
+def check_picture(source: bytes | Path | BinaryIO, *, name: str | None = None) -> Looks:
+    """Decode a picture as `read_picture` does, with what that raises, but keep no second copy of its pixels."""
+    return _decoded(source, name, None, None, _looks)
+
+
+def _picture(image: Image.Image, data: bytes) -> Picture:
+    return Picture(_to_rgb(_upright(image)), _has_more(image, data))
+
+
+def _looks(image: Image.Image, data: bytes) -> Looks:
+    _converter(image)(image.crop((0, 0, 1, 1)))  # raises for a mode that cannot be converted
+    width, height = image.size[::-1] if _turn(image) in SIDEWAYS else image.size
+    return Looks(width, height, _has_more(image, data))
+
+
+def _decoded(
+    source: bytes | Path | BinaryIO,
+    name: str | None,
+    max_megapixels: float | None,
+    max_mb: float | None,
+    use: Callable[[Image.Image, bytes], Found],
+) -> Found:
+    """Return what `use` makes of the decoded picture and the file's bytes; whatever it raises is an ImageError."""
     shown = shown_name(name or (source.name if isinstance(source, Path) else "The picture"))
     max_mb = settings().max_image_mb if max_mb is None else max_mb
     max_megapixels = settings().max_image_megapixels if max_megapixels is None else max_megapixels
@@ -104,7 +143,7 @@ def read_picture(
             ):  # decoding skips the checksums of the pixels; verify() spoils what it is called on
                 Image.open(io.BytesIO(data), formats=FORMATS).verify()
             image.load()
-            return Picture(_to_rgb(_upright(image)), image.format in MANY_FRAMES and _has_more(data))
+            return use(image, data)
         except Exception as error:  # Pillow's decoders raise a dozen types, SyntaxError and struct.error among them
             raise _damaged(shown) from error
 
@@ -225,8 +264,10 @@ def _check_scans(image: Image.Image, data: bytes, shown: str, max_megapixels: fl
         )
 
 
-def _has_more(data: bytes) -> bool:
+def _has_more(image: Image.Image, data: bytes) -> bool:
     """Tell whether there is a second frame or page; one that cannot be reached is none."""
+    if image.format not in MANY_FRAMES:
+        return False
     try:
         return bool(getattr(Image.open(io.BytesIO(data), formats=FORMATS), "is_animated", False))
     except Exception:  # of a frame that nobody asks for
@@ -234,12 +275,16 @@ def _has_more(data: bytes) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; unreadable EXIF counts as none. (TIFF is turned by Pillow when it is loaded.)"""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # whatever broken metadata raises, the pixels are fine
-        return image
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what the EXIF orientation asks for; unreadable EXIF asks for nothing. (Pillow turns a TIFF by itself.)"""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # whatever broken metadata raises, the pixels are fine
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

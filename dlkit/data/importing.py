@@ -24,7 +24,7 @@ from typing import IO, Any
 from dlkit import files, locks, machine
 from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME, VERSION_MARK, records
-from dlkit.data.images import image_digest, read_picture
+from dlkit.data.images import Looks, check_picture, image_digest
 from dlkit.data.labels import Labelled
 from dlkit.data.layouts import MANIFEST_FORMAT, image_path, manifest_name
 from dlkit.data.plans import Plan
@@ -78,9 +78,7 @@ class Kept:
 
     planned: Labelled
     digest: str
-    width: int
-    height: int
-    is_first_of_many: bool
+    looks: Looks
 
 
 Results = list[tuple[Labelled, Kept | ImageError]]
@@ -251,11 +249,11 @@ def _keep_some(source: Source, folder: Path, pictures: Sequence[Labelled]) -> Re
 
 def _keep(source: Source, folder: Path, planned: Labelled) -> Kept:
     data = source.read(planned.file, round(settings().max_image_mb * 1e6))
-    picture = read_picture(data, name=planned.file.name)
+    looks = check_picture(data, name=planned.file.name)
     digest = image_digest(data)
     with suppress(FileExistsError), (folder / image_path(digest)).open("xb", buffering=0) as file:
         file.write(data)  # unless a copy of it is there
-    return Kept(planned, digest, *picture.image.size, picture.is_first_of_many)
+    return Kept(planned, digest, looks)
 
 
 def _divided(
@@ -278,7 +276,7 @@ def _divided(
         remarks.append(f"Nothing to learn from is left of these classes, so they are left out: {_some(gone)}.")
     if learnt - checked and not any("no image to be checked with" in remark for remark in remarks):
         remarks.append(f"These classes have no image to be checked with: {_some(learnt - checked)}.")
-    if moving := [one.planned.file.name for one in kept if one.is_first_of_many]:
+    if moving := [one.planned.file.name for one in kept if one.looks.is_first_of_many]:
         remarks.append(f"Of animations and files of several pages the first picture is taken: {_some(moving)}.")
     return kept, tuple(remarks)
 
@@ -316,8 +314,8 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
             "split": [one.planned.split for one in kept],
             "name": [one.planned.file.name for one in kept],
             "bytes": [one.planned.file.size for one in kept],
-            "width": [one.width for one in kept],
-            "height": [one.height for one in kept],
+            "width": [one.looks.width for one in kept],
+            "height": [one.looks.height for one in kept],
         },
         "left_out": [asdict(replace(one, names=one.names[:KEPT_NAMES])) for one in report.left_out],
         "remarks": report.remarks,
@@ -327,7 +325,7 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
         "made_at": made_at,
         "classes": len(report.classes),
         **report.counts,
-        "image_size": round(median(min(one.width, one.height) for one in kept)),
+        "image_size": round(median(min(one.looks.width, one.looks.height) for one in kept)),
     }
     record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
     record |= {"bytes": sum({one.digest: one.planned.file.size for one in kept}.values()), "versions": [version]}

@@ -163,7 +163,7 @@ def test_class_of_which_nothing_is_left_is_left_out(tmp_path):
     [
         (dict.fromkeys(PETS, b"no picture"), "Too few images of photos.zip can be read"),
         ({**{f"c/{n}.png": picture(n) for n in range(5)}, "d/1.png": b""}, "a classifier needs two classes or more"),
-        ({"c/1.png": picture(1), "d/1.png": picture(2)}, "has only one image that can be used. Each needs two"),
+        ({"c/1.png": picture(1), "d/1.png": picture(2)}, "has only one image that can be used, copies not counted"),
     ],
 )
 def test_too_little_is_refused_and_leaves_nothing(tmp_path, home, content, sentence):
@@ -182,6 +182,21 @@ def test_hostile_archive_with_honest_images_writes_nothing_outside(tmp_path, hom
     assert report.sentences()[1].startswith("2 files have a name that leads out of its folder and were left out")
     new = {path for path in set(tmp_path.rglob("*")) - before if path.name != "photos.zip"}
     assert all(path == home or home in path.parents for path in new)
+
+
+def test_thousand_classes_are_imported(tmp_path):
+    many = {f"class {number:04}/{place}.png": picture(2 * number + place) for number in range(1200) for place in (0, 1)}
+    report = imported(tmp_path, many)
+    assert len(report.classes) == 1200
+    assert report.counts["train"] + report.counts["val"] == 2400
+    assert DATASETS["pets"].classes == 1200
+
+
+def test_picture_with_another_formats_ending_is_what_it_is(tmp_path):
+    renamed = {"c/1.png": picture(1, "JPEG"), "c/2.jpg": picture(2, "PNG"), "c/three": picture(3, "GIF")}
+    report = imported(tmp_path, {**renamed, "d/1.bmp": picture(4, "TIFF"), "d/2.jpeg": picture(5, "WEBP")})
+    assert sum(report.counts.values()) == 5
+    assert report.left_out == ()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import time
 import pytest
 
 from dlkit.data.plans import CLASS_FOLDERS, LABEL_FILE, SPLIT_FOLDERS, Plan, make_plan
-from dlkit.data.sources import Loose
+from dlkit.data.sources import Folder, Loose
+from dlkit.data.zips import Zip
 from dlkit.errors import DatasetError
+from tests.archive_maker import FOLDER, Member, by_hand
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +105,24 @@ def test_class_without_training_images_is_left_out_and_one_without_validation_is
     assert plan.classes == ("cat", "dog", "eel")
     assert reasons(plan) == {"are of a class without training images": ("val/fox/2.jpg",)}
     assert plan.remarks == ("These classes have no image to be checked with: eel.",)
+
+
+def test_folders_without_images_are_said():
+    names = ["photos/cat/1.jpg", "photos/dog/1.jpg", "photos/eel/notes.txt"]
+    assert planned(names).remarks == ("These folders have no images, so they are no classes: eel.",)
+    names = ["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg", "val/eel/1.txt"]
+    assert planned(names).remarks == ("These folders have no images, so they are no classes: eel.",)
+
+
+def test_empty_folders_are_said(tmp_path):
+    for name in ("cat", "dog", "eel", "fox/deep"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("cat/1.jpg", "dog/1.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert make_plan(Folder(tmp_path)).remarks == ("These folders have no images, so they are no classes: eel, fox.",)
+    members = [Member(b"cat/1.jpg", b"x"), Member(b"dog/1.jpg", b"x"), Member(b"eel/", mode=FOLDER)]
+    archive = Zip(io.BytesIO(by_hand(members)), "photos.zip")
+    assert make_plan(archive).remarks == ("These folders have no images, so they are no classes: eel.",)
 
 
 def test_classes_that_differ_in_case_are_kept_apart_and_said():

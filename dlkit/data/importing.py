@@ -285,8 +285,8 @@ def _too_little(plan: Plan, classes: int, left_out: Sequence[LeftOut]) -> str:
     why = " ".join(one.sentence(len(plan.pictures)) for one in left_out if one.what == "images")
     if classes < 2:
         return f"Too few images of {plan.title} can be read: a classifier needs two classes or more. {why}".strip()
-    told = f"Every class of {plan.title} has only one image that can be used. Each needs two: one to learn from, "
-    return f"{told}one to be checked with. {why}".strip()
+    told = f"Every class of {plan.title} has only one image that can be used, copies not counted."
+    return f"{told} Each needs two: one to learn from, one to be checked with. {why}".strip()
 
 
 def _report(

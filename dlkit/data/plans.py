@@ -95,6 +95,8 @@ def _by_names(
     else:
         raise _no_classes(source, pictures, tops)
     _by_folders(pictures, depth, splits if layout == SPLIT_FOLDERS else None, ledger)
+    if empty := _empty_classes(source, depth, splits if layout == SPLIT_FOLDERS else None, found):
+        remarks.append(f"These folders have no images, so they are no classes: {_some(empty)}.")
     if tables:
         remarks.append(
             f"The folders tell the classes, so {tables[0].name} was not used. Name it as the label file to use it."
@@ -127,6 +129,17 @@ def _by_folders(
         elif ledger is not None:
             ledger.add("lie in no folder of a class", file.name, "images")
     return found
+
+
+def _empty_classes(
+    source: Source, depth: int, splits: dict[str, str | None] | None, found: list[Labelled]
+) -> list[str]:
+    """Return the folders that lie where classes do and have no image in them."""
+    level, around = depth + (splits is not None), found[0].file.name.split("/")[:depth]
+    names = (*(name.split("/") for name in source.folders), *(file.name.split("/")[:-1] for file in source.files))
+    at_level = (parts for parts in names if len(parts) > level and parts[:depth] == around)
+    told = {parts[level] for parts in at_level if splits is None or splits.get(parts[depth])}
+    return sorted(told - {one.label for one in found})
 
 
 def _read_tables(source: Source, tables: list[File]) -> list[tuple[str, bytes]]:

@@ -82,10 +82,14 @@ class Ledger:
 
 
 class Source(ABC):
-    """Files to import; to be closed. `title` is what all is called, `left_out` what can be told by the names alone."""
+    """Files to import; to be closed. `title` is what all is called, `left_out` what can be told by the names alone.
+
+    `folders` are those that the source tells of by themselves: empty ones are known by nothing else.
+    """
 
     title: str
     files: tuple[File, ...]
+    folders: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...]
 
     @abstractmethod
@@ -107,14 +111,16 @@ class Folder(Source):
 
     def __init__(self, folder: Path) -> None:
         self.title = shown_part(folder.resolve().name)
-        ledger, files = Ledger(), []
+        ledger, files, folders = Ledger(), [], []
         for path, name in _walk(folder, ledger):
             try:
                 found = os.stat(path, follow_symlinks=False)
             except OSError:
                 ledger.add("cannot be opened", shown(name))
                 continue
-            if stat.S_ISLNK(found.st_mode):
+            if stat.S_ISDIR(found.st_mode):
+                folders.append(shown(name))
+            elif stat.S_ISLNK(found.st_mode):
                 ledger.add("link elsewhere", shown(name))
             elif not stat.S_ISREG(found.st_mode):
                 ledger.add("have no content to be read", shown(name))
@@ -126,6 +132,7 @@ class Folder(Source):
                     break  # it would be refused anyway
         check_count(self.title, len(files))
         self.files, self.left_out = tuple(sorted(files, key=lambda file: file.name)), ledger.close()
+        self.folders = tuple(folders)
 
     def read(self, file: File, limit: int) -> bytes:
         """Return the content of a regular file; it may have been replaced by a link or a pipe since it was listed."""
@@ -166,14 +173,14 @@ class Loose(Source):
 
 
 def _walk(folder: Path, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield (path, name below the folder) of all that is no folder, folder by folder."""
+    """Yield (path, name below the folder) of all that is in it, folder by folder."""
     for path, folders, names in os.walk(folder, onerror=lambda error: _unreadable(folder, error, ledger)):
         inside = os.path.relpath(path, folder).replace(os.sep, "/")
         folders[:] = sorted(name for name in folders if not is_junk(name))
-        links = [name for name in folders if os.path.islink(os.path.join(path, name))]
+        found = sorted([*names, *folders])
         if inside.count("/") >= DEEPEST:
             folders.clear()
-        for name in sorted([*names, *links]):
+        for name in found:
             if not is_junk(name):
                 yield os.path.join(path, name), name if inside == "." else f"{inside}/{name}"
 

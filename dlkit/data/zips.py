@@ -148,9 +148,12 @@ class Zip(Source):
             ) from error
         ends = self._ends(entries, begin)
         self._check_ratio(entries)
-        ledger, files = Ledger(), []
+        ledger, files, folders = Ledger(), [], []
         for entry, end in zip(entries, ends, strict=True):
-            if entry.name.endswith(("/", "\\")) or stat.S_ISDIR(entry.mode) or is_junk(entry.name):
+            if is_junk(entry.name):
+                continue
+            if entry.name.endswith(("/", "\\")) or stat.S_ISDIR(entry.mode):
+                folders.append(shown(entry.name))
                 continue
             if reason := why_not(entry.name) or _why_unread(entry):
                 ledger.add(reason, shown(entry.name))
@@ -159,6 +162,7 @@ class Zip(Source):
             files.append(File(shown(entry.name), entry.unpacked, place))
         check_count(self.title, len(files))
         self.files, self.left_out = tuple(sorted(files, key=lambda file: file.name)), ledger.close()
+        self.folders = tuple(folders)
 
     def _table(self) -> tuple[int, int, int]:
         """Return where the table of contents begins, its bytes, and how many entries it should have."""

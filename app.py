@@ -75,11 +75,10 @@ def watch(keep_going: Callable[[], None], sweep: Callable[[], None]) -> None:
 async def lifespan(_: st.App) -> AsyncIterator[None]:
     """Load what the home page needs before the first visitor, and torch beside the first visitors."""
     machine.keep_freed_memory()
-    from dlkit.data.importing import sweep_imports
     from dlkit.runs import service
     from pages.parts import classify, frame  # noqa: F401
 
-    Thread(target=watch, args=(service.keep_going, sweep_imports), name="watch", daemon=True).start()
+    Thread(target=watch, args=(service.keep_going, service.sweep), name="watch", daemon=True).start()
     warmth.settle()
     if settings().warm_up:
         warmth.warming.set()

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         0, ge=0, description="CPU threads of a worker; 0 = all cores, of three or more all but one."
     )
     cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
-    network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
+    network_slots: PositiveInt = Field(2, description="Downloads and imports that may go on at the same time.")
     measure_speed: bool = Field(True, description="Try once which number format is quickest here, and remember it.")
     cache_mb: PositiveInt = Field(2048, description="Memory for what a run keeps of pictures, in MB.")
     cache_disk_mb: int = Field(

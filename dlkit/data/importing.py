@@ -90,18 +90,26 @@ def open_source(path: Path) -> Source:
 
 
 def import_pictures(
-    source: Source, plan: Plan, name: str, *, seed: int = 0, val_share: float = VAL_SHARE
+    source: Source,
+    plan: Plan,
+    name: str,
+    *,
+    seed: int = 0,
+    val_share: float = VAL_SHARE,
+    identity: str | None = None,
 ) -> Generator[ImportProgress, None, Report]:
     """Check and keep the pictures of a plan as the data set `name`; to cancel is to stop asking.
 
-    Pictures without a split are divided by class, copies of one staying together. Raises DatasetError where the name is
-    taken, the room for imports is used up, or too little is left of the pictures, and DiskFullError; after each of
-    them, and after it was cancelled, nothing of the set is left.
+    Pictures without a split are divided by class, copies of one staying together. `identity`, 32 digits that nobody
+    else uses, becomes the folder's name: by it an asker knows whether the set is there already.
+
+    Raises DatasetError where the name is taken, the room for imports is used up, or too little is left of the pictures,
+    and DiskFullError; after each of them, and after it was cancelled, nothing of the set is left.
     """
     name = free_name(name)
     check_room(plan)
     sweep_imports()
-    identity = secrets.token_hex(16)
+    identity = identity or secrets.token_hex(16)
     with _staging(identity) as folder:
         try:
             kept, ledger = yield from _keep_all(source, plan, folder)
@@ -180,7 +188,8 @@ def _staging(identity: str) -> Iterator[Path]:
     """Make the folder in which a set is built; it is gone afterwards unless it was renamed to its place."""
     folder = settings().folder("datasets") / f".{identity}.importing"
     lock = locks.try_lock(_lock_path(folder))
-    assert lock is not None, "nobody else has this identity"
+    if lock is None:  # of an attempt that was taken for dead
+        raise DatasetError("This import is still under way. Look again when it has ended.")
     with lock:
         try:
             folder.mkdir()

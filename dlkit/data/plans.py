@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlkit.data.labels import LARGEST_TABLE, SPLIT_WORDS, Labelled, Names, read_labels
-from dlkit.data.sources import PICTURE_ENDINGS, TABLE_ENDINGS, File, Ledger, LeftOut, Source
+from dlkit.data.sources import PICTURE_ENDINGS, TABLE_ENDINGS, File, Ledger, LeftOut, Source, shown
 from dlkit.errors import DatasetError, ImageError
 
 MOST_CLASSES = 10_000
@@ -77,6 +77,19 @@ def make_plan(source: Source, labels: bytes | None = None, labels_title: str = "
     _check_classes(source, found, ledger)
     remarks += _unlike(found)
     return Plan(source.title, layout, tuple(found), ledger.close(), tuple(remarks))
+
+
+def read_labels_of(source: Source, name: str | None) -> tuple[bytes, str] | tuple[()]:
+    """Return the label file of this name in a source with its name, as `make_plan` takes them; nothing without a name.
+
+    Raises DatasetError where there is no such file, or it is damaged.
+    """
+    if name is None:
+        return ()
+    file = next((file for file in source.files if file.name == name), None)
+    if file is None:
+        raise DatasetError(f"There is no file {shown(name)} in {source.title}. Choose one that is there.")
+    return _read_tables(source, [file])[0][::-1]
 
 
 def _by_names(

@@ -44,6 +44,7 @@ class Kind(StrEnum):
     FETCH = "fetch"
     FIND = "find"  # a learning rate
     MEASURE = "measure"  # what the parts of a training cost
+    IMPORT = "import"  # pictures that were sent
 
 
 class Slot(StrEnum):

@@ -21,7 +21,8 @@ from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
-from dlkit.data.importing import delete_import
+from dlkit.data import uploads
+from dlkit.data.importing import delete_import, free_name, sweep_imports
 from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
@@ -104,6 +105,25 @@ def submit_fetch(what: str, name: str, actor: str = LOCAL_USER) -> Run:
         if not run.has_ended and run.config == {"what": what, "name": name}:
             return resume(run.id, actor) if run.state == State.PAUSED else run
     return _queue(Kind.FETCH, f"Fetch {entry.title}", {"what": what, "name": name}, Slot.NETWORK, actor)
+
+
+def submit_import(
+    upload: str, title: str, name: str, labels: str | None = None, seed: int = 0, actor: str = LOCAL_USER
+) -> Run:
+    """Queue the import of what was sent (`dlkit.data.uploads`) as the data set `name`; `title` is what it is called.
+
+    `labels` names the file in it that is the label file; None leaves it to the layout. DatasetError where the name
+    cannot be.
+    """
+    config = {"upload": upload, "title": title, "name": free_name(name), "labels": labels, "seed": seed}
+    return _queue(Kind.IMPORT, f"Import {config['name']}", config, Slot.NETWORK, actor)
+
+
+def sweep() -> None:
+    """Remove what imports that were killed have left, and what was sent a day ago and waits for no import."""
+    sweep_imports()
+    waiting = [run for run in store().list_runs(Kind.IMPORT) if not run.has_ended]
+    uploads.sweep_uploads([str(run.config["upload"]) for run in waiting])
 
 
 def delete_dataset(name: str) -> None:

@@ -143,6 +143,14 @@ def test_damaged_images_are_left_out_and_named(tmp_path):
     assert sum(report.counts.values()) == 12
 
 
+def test_images_are_counted_with_those_that_were_left_out_before(tmp_path):
+    report = imported(tmp_path, {**PETS, "cover.png": picture(80), "c/7.png": b""})
+    assert report.sentences()[1:] == [
+        "1 of 14 images lies in no folder of a class and was left out: cover.png.",
+        "1 of 14 images is empty and was left out: c/7.png.",
+    ]
+
+
 def test_first_frames_are_said(tmp_path):
     frames = [read_image(picture(number)) for number in (90, 91)]
     buffer = io.BytesIO()

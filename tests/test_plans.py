@@ -99,6 +99,12 @@ def test_what_lies_beside_the_class_folders_is_left_out_and_said():
     assert "1 file has to be unpacked first and was left out: inner.zip." in plan.sentences()
 
 
+def test_image_beside_the_one_folder_around_all_does_not_matter():
+    plan = planned(["LICENSE", "a/cover.jpg", "a/b/cat/1.jpg", "a/b/dog/1.jpg", "a/b/2.jpg"])
+    assert plan.classes == ("cat", "dog")
+    assert reasons(plan) == {"lie in no folder of a class": ("LICENSE", "a/cover.jpg", "a/b/2.jpg")}
+
+
 def test_class_without_training_images_is_left_out_and_one_without_validation_is_said():
     names = ["train/cat/1.jpg", "train/dog/1.jpg", "train/eel/1.jpg", "val/cat/2.jpg", "val/dog/2.jpg", "val/fox/2.jpg"]
     plan = planned(names)

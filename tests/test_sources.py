@@ -316,6 +316,15 @@ def test_folder_is_listed_without_following_links(tmp_path):
     assert reasons(source) == {"link elsewhere": ("loop", "secret.png"), "have no content to be read": ("pipe.png",)}
 
 
+def test_folders_beyond_measure_are_not_entered_and_said(tmp_path):
+    deep = tmp_path / Path(*["a"] * 40)
+    deep.mkdir(parents=True)
+    (deep / "1.png").write_bytes(picture(1))
+    source = Folder(tmp_path)
+    assert source.files == ()
+    assert list(reasons(source)) == ["lie deeper than 20 folders"]
+
+
 def test_file_that_became_a_link_since_is_not_read(tmp_path):
     path = tmp_path / "1.png"
     path.write_bytes(picture(1))

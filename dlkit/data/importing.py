@@ -52,12 +52,12 @@ class ImportProgress:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of an import: pictures in each split, what was left out, and what should be known."""
+    """What came of an import: pictures in each split, what was left out of all that were found, and remarks."""
 
     name: str
     classes: tuple[str, ...]
     counts: dict[str, int]
-    tried: int
+    found: int
     left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
 
@@ -65,7 +65,7 @@ class Report:
         """Return the whole truth, one sentence each, what was imported first."""
         parts = [f"{self.counts[split]:,} {word}" for split, word in _SPLIT_WORDS.items() if self.counts.get(split)]
         first = f"{self.name}: {len(self.classes):,} classes, {', '.join(parts)}."
-        told = [one.sentence(self.tried if one.what == "images" else None) for one in self.left_out]
+        told = [one.sentence(self.found if one.what == "images" else None) for one in self.left_out]
         return [first, *told, *self.remarks]
 
 
@@ -303,7 +303,8 @@ def _report(
 ) -> Report:
     classes = tuple(sorted({one.planned.label for one in kept}))
     counts = {split: sum(one.planned.split == split for one in kept) for split in _SPLIT_WORDS}
-    return Report(name, classes, counts, len(plan.pictures), left_out, remarks)
+    found = len(plan.pictures) + sum(len(one.names) for one in plan.left_out if one.what == "images")
+    return Report(name, classes, counts, found, left_out, remarks)
 
 
 def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Report, seed: int) -> None:

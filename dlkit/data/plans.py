@@ -118,15 +118,11 @@ def _by_names(
 
 
 def _wrapping(pictures: Sequence[File]) -> int:
-    """Return how many folders lie around all pictures and tell nothing."""
-    first = pictures[0].name.split("/")
-    depth = 0
-    while (
-        len(first) > depth + 1
-        and all(file.name.split("/")[: depth + 1] == first[: depth + 1] for file in pictures)
-        and any(file.name.count("/") > depth + 1 for file in pictures)
-    ):
+    """Return how many folders lie around the pictures and tell nothing, whatever single pictures lie beside them."""
+    depth, inside = 0, [parts for file in pictures if len(parts := file.name.split("/")) > 1]
+    while len({parts[depth] for parts in inside}) == 1 and any(len(parts) > depth + 2 for parts in inside):
         depth += 1
+        inside = [parts for parts in inside if len(parts) > depth + 1]
     return depth
 
 

@@ -178,7 +178,8 @@ def _walk(folder: Path, ledger: Ledger) -> Iterator[tuple[str, str]]:
         inside = os.path.relpath(path, folder).replace(os.sep, "/")
         folders[:] = sorted(name for name in folders if not is_junk(name))
         found = sorted([*names, *folders])
-        if inside.count("/") >= DEEPEST:
+        if inside.count("/") >= DEEPEST and folders:
+            ledger.add(f"lie deeper than {DEEPEST} folders", shown(inside), "folders")
             folders.clear()
         for name in found:
             if not is_junk(name):

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,13 @@ def lots(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "uploads").iterdir())
 
 
-def worked(run: Run) -> Run:
-    """Let a worker do the run in this process."""
+def worked(run: Run, wish: Callable[[str], Run] | None = None) -> Run:
+    """Let a worker do the run in this process; somebody wishes something of it as soon as it has been taken."""
     claimed = service.store().claim({slot: [f"{slot}0"] for slot in Slot})
     assert claimed is not None
     assert claimed.id == run.id
+    if wish is not None:
+        wish(run.id)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         assert worker.main(claimed.id, claimed.attempt) == 0
@@ -148,6 +151,21 @@ def test_import_that_fails_says_why_and_may_be_tried_again(home):
     assert (done.state, done.failure_kind) == (State.FAILED, Failure.DATA)
     assert done.failure == "a.zip is no zip archive. Make a plain zip of the pictures."
     assert lots(home) == [f"{lot}.zip"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "state"), [(service.cancel, State.CANCELLED), (service.stop, State.STOPPED), (service.pause, State.PAUSED)]
+)
+def test_import_that_is_ended_leaves_nothing_and_can_be_done_again(home, wish, state):
+    run = service.submit_import(keep_upload(sent(PETS)), "12 files", "pets")
+    assert worked(run, wish).state == state
+    assert "pets" not in DATASETS
+    assert [path.name for path in (home / "datasets").iterdir() if path.name != ".names.lock"] == []
+    if state == State.STOPPED:
+        return
+    (service.resume if state == State.PAUSED else service.retry)(run.id)
+    assert worked(run).state == State.SUCCEEDED
+    assert "pets" in DATASETS
 
 
 def test_name_is_looked_at_before_it_is_queued():

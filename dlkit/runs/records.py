@@ -52,7 +52,7 @@ class Slot(StrEnum):
 
     GPU = "gpu"
     CPU = "cpu"
-    NETWORK = "network"
+    NETWORK = "network"  # downloads and imports: they need no torch
 
 
 class Priority(IntEnum):

@@ -27,9 +27,10 @@ from dlkit.catalog.updates import RULES
 from dlkit.config import FinetuneConfig, Setting, describe, parse
 from dlkit.data.dataset import is_here
 from dlkit.data.images import read_image
-from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, free_name, import_pictures, open_source
+from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, import_pictures, open_source
 from dlkit.data.labels import LARGEST_TABLE
 from dlkit.data.plans import Plan, make_plan
+from dlkit.data.shelf import free_name
 from dlkit.data.sources import LeftOut
 from dlkit.data.weights import has_weights
 from dlkit.descent import asked

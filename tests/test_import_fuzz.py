@@ -16,8 +16,9 @@ import pytest
 
 from dlkit.catalog.datasets import DATASETS
 from dlkit.data.images import read_picture
-from dlkit.data.importing import delete_import, import_pictures
+from dlkit.data.importing import import_pictures
 from dlkit.data.plans import make_plan
+from dlkit.data.shelf import delete_import
 from dlkit.data.sources import Loose
 from dlkit.data.zips import Zip
 from dlkit.errors import DatasetError, ImageError

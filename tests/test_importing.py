@@ -20,15 +20,9 @@ from dlkit.catalog.datasets import DATASETS, OFFICIAL
 from dlkit.config import parse
 from dlkit.data.dataset import is_here, open_dataset
 from dlkit.data.images import image_digest, read_image
-from dlkit.data.importing import (
-    Report,
-    delete_import,
-    free_name,
-    import_pictures,
-    open_source,
-    sweep_imports,
-)
+from dlkit.data.importing import Report, import_pictures, open_source
 from dlkit.data.plans import make_plan
+from dlkit.data.shelf import delete_import, free_name, sweep_imports
 from dlkit.data.split import draw_validation
 from dlkit.errors import DatasetError, DiskFullError, DlkitError, UnknownChoice
 from dlkit.runs import service
@@ -302,7 +296,7 @@ def test_full_disk_leaves_nothing(tmp_path, home, monkeypatch):
 
 
 def test_room_is_looked_at_before(tmp_path, home, monkeypatch):
-    monkeypatch.setattr("dlkit.data.importing.files.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("dlkit.data.shelf.files.free_bytes", lambda folder: 1000)
     with pytest.raises(DiskFullError, match=r"needed for photos\.zip"):
         imported(tmp_path, PETS)
     assert leftovers(home) == []

@@ -2,41 +2,37 @@
 
 A set is a folder that nobody has named: `images/DIGEST` with the files as they came, `manifest-1.json` with classes,
 splits and names, and `set.json`, by which the catalog knows it. A later version is another manifest over the same
-images. While it is made the folder is called `.ID.importing`, and a lock tells whether somebody still works on it.
+images.
 """
 
 import json
 import os
 import secrets
-import shutil
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
-from dlkit import files, locks, machine
-from dlkit.catalog.datasets import DATASETS, dataset_entry
-from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME, VERSION_MARK, records
+from dlkit import files, machine
+from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME
 from dlkit.data.images import Looks, check_picture, image_digest
 from dlkit.data.labels import Labelled
 from dlkit.data.layouts import MANIFEST_FORMAT, image_path, manifest_name
 from dlkit.data.plans import Plan
-from dlkit.data.sources import FEW, Folder, Ledger, LeftOut, Source, shown_part
+from dlkit.data.shelf import check_room, free_name, names_alone, staging, sweep_imports
+from dlkit.data.sources import FEW, Folder, Ledger, LeftOut, Source
 from dlkit.data.split import draw_validation
 from dlkit.data.zips import Zip
 from dlkit.errors import DatasetError, ImageError
 from dlkit.settings import settings
 
 VAL_SHARE = 0.2
-SPARE_BYTES = 200_000_000  # of the disk that an import leaves free
-LONGEST_NAME = 60  # characters of a data set's name
 HANDFUL = 8  # pictures that a thread takes at a time: handing over costs as much as checking a small one
 KEPT_NAMES = 1000  # of files that were left out, for each reason
 
@@ -110,14 +106,14 @@ def import_pictures(
     check_room(plan)
     sweep_imports()
     identity = identity or secrets.token_hex(16)
-    with _staging(identity) as folder:
+    with staging(identity) as folder:
         try:
             kept, ledger = yield from _keep_all(source, plan, folder)
             yield ImportProgress("keeping", len(plan.pictures), len(plan.pictures))
             kept, remarks = _divided(plan, kept, ledger, val_share, seed)
             report = _report(name, plan, kept, ledger.close(), remarks)
             _write(folder, name, plan, kept, report, seed)
-            with _names_alone():
+            with names_alone():
                 free_name(name)  # somebody else may have been quicker
                 os.replace(folder, folder.parent / identity)
             files.to_disk(folder.parent)
@@ -126,92 +122,6 @@ def import_pictures(
                 raise files.disk_full(folder.parent, plan.bytes, name) from error
             raise DatasetError(f"{name} could not be written ({error.strerror}). Check the data folder.") from error
     return report
-
-
-def free_name(name: str) -> str:
-    """Return the name as it will be shown; DatasetError where a set cannot be called so."""
-    clean = shown_part(name)
-    if not name.strip() or clean == "?" or len(name.strip()) > LONGEST_NAME or any(mark in clean for mark in "@,/"):
-        raise DatasetError(
-            f"A data set's name must have 1 to {LONGEST_NAME} letters and neither of {VERSION_MARK} , /; "
-            f"got {name[:LONGEST_NAME]!r}."
-        )
-    if clean.casefold() in (known.casefold() for known in DATASETS):
-        raise DatasetError(f"There is a data set called {clean} already. Choose another name, or delete that one.")
-    return clean
-
-
-def check_room(plan: Plan) -> None:
-    """Raise DatasetError or DiskFullError where the pictures of a plan have no room."""
-    used = sum(record["bytes"] for record in records().values())
-    limit = settings().import_mb * 10**6
-    if used + plan.bytes > limit:
-        raise DatasetError(
-            f"{plan.title} needs {plan.bytes / 1e6:,.0f} MB, and imported data sets take {used / 1e6:,.0f} of "
-            f"{limit / 1e6:,.0f} MB. Delete one, or raise DLKIT_IMPORT_MB."
-        )
-    folder, needed = settings().folder("datasets"), round(1.1 * plan.bytes) + SPARE_BYTES
-    if files.free_bytes(folder) < needed:
-        raise files.disk_full(folder, needed, plan.title)
-
-
-def sweep_imports() -> None:
-    """Remove what imports have left whose process was killed, and sets whose deletion was interrupted."""
-    folder = settings().folder("datasets")
-    for leftover in [*folder.glob(".*.importing"), *folder.glob(".*.deleted")]:
-        lock = locks.try_lock(_lock_path(leftover))
-        if lock is not None:
-            with lock:
-                shutil.rmtree(leftover, ignore_errors=True)
-                _lock_path(leftover).unlink(missing_ok=True)
-
-
-def delete_import(name: str) -> None:
-    """Remove an imported set with all its versions; DatasetError for one that was not imported.
-
-    It is gone by one rename. Whether a run uses it is not looked at here.
-    """
-    entry = dataset_entry(name)
-    if not entry.folder:
-        raise DatasetError(f"{entry.title} was not imported, so it cannot be deleted. Only imported data sets can.")
-    folder = settings().folder("datasets")
-    gone = folder / f".{entry.folder}.deleted"
-    try:
-        os.replace(folder / entry.folder, gone)
-    except OSError as error:
-        raise DatasetError(f"{entry.title} cannot be deleted ({error.strerror}). Check the data folder.") from error
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-@contextmanager
-def _staging(identity: str) -> Iterator[Path]:
-    """Make the folder in which a set is built; it is gone afterwards unless it was renamed to its place."""
-    folder = settings().folder("datasets") / f".{identity}.importing"
-    lock = locks.try_lock(_lock_path(folder))
-    if lock is None:  # of an attempt that was taken for dead
-        raise DatasetError("This import is still under way. Look again when it has ended.")
-    with lock:
-        try:
-            folder.mkdir()
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            _lock_path(folder).unlink(missing_ok=True)
-
-
-def _lock_path(folder: Path) -> Path:
-    return folder.with_suffix(".lock")
-
-
-@contextmanager
-def _names_alone() -> Iterator[None]:
-    """Let nobody else name a set meanwhile."""
-    path = settings().folder("datasets") / ".names.lock"
-    lock: IO[bytes] | None
-    while (lock := locks.try_lock(path)) is None:
-        time.sleep(0.02)
-    with lock:
-        yield
 
 
 def _keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:

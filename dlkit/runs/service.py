@@ -22,7 +22,7 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
 from dlkit.data import uploads
-from dlkit.data.importing import delete_import, free_name, sweep_imports
+from dlkit.data.shelf import delete_import, free_name, sweep_imports
 from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store

@@ -9,7 +9,7 @@ from dlkit.data.dataset import Dataset, is_here
 from dlkit.errors import UnknownChoice
 from dlkit.figures.curves import balance_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import forms, link, pictures
+from pages.parts import forms, importing, link, pictures
 from pages.parts.notices import show_error, told
 from pages.parts.progress import show_fetch
 
@@ -20,7 +20,8 @@ PER_CLASS = 8
 def show_gallery() -> None:
     """Show every data set as a card."""
     st.title("Data")
-    st.caption("Labelled pictures to learn from. Open one to see what is in it.")
+    st.caption("Labelled pictures to learn from. Open one to see what is in it, or bring your own.")
+    st.page_link("data.py", label="Import your own", icon=":material/upload:", query_params={"import": "new"})
     grid = st.grid(columns=3, min_column_width=280)
     for entry in DATASETS.values():
         with grid, st.container(border=True, height="stretch"):
@@ -72,6 +73,8 @@ def show_dataset(entry: DatasetEntry) -> None:
         st.page_link(
             "train.py", label="Train on it", icon=":material/model_training:", query_params={"dataset": entry.name}
         )
+        if entry.folder:
+            importing.show_delete(entry.name)
 
 
 def show_classes(dataset: Dataset) -> None:
@@ -109,7 +112,9 @@ def show_seen(dataset: Dataset) -> None:
 
 
 chosen = st.query_params.get("dataset")
-if chosen is None:
+if "import" in st.query_params:
+    importing.show_import()
+elif chosen is None:
     show_gallery()
 elif chosen in DATASETS:
     show_dataset(DATASETS[chosen])

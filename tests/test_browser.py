@@ -673,6 +673,31 @@ def test_points_are_drawn_and_a_lesson_opens_its_race(browser: "Browser", server
         address_has(page, descent_degrees="30", rate_momentum="0.01")
 
 
+def test_zip_of_photographs_becomes_a_data_set_to_train_on(
+    browser: "Browser", server: LiveServer, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    archive, samples = tmp_path / "garden.zip", REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(path for label in ("daisy", "tulips") for path in (samples / label).iterdir()):
+            file.write(path, f"garden/{path.parent.name}/{path.name}")
+        file.writestr("garden/daisy/broken.jpg", path.read_bytes()[:2000])
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("data", **{"import": "new"})
+        page.locator("input[type=file]").set_input_files(archive)
+        expect(page.get_by_text("2 classes, 51 pictures")).to_be_visible(timeout=PATIENT_MS)
+        fill(page, "Name", "garden")
+        page.get_by_role("button", name="Import", exact=True).click()
+        expect(page.get_by_text("garden: 2 classes, 40 images to learn from, 10 to be checked with.")).to_be_visible(
+            timeout=PATIENT_MS
+        )
+        expect(page.get_by_text("1 of 51 images is damaged and was left out: garden/daisy/broken.jpg.")).to_be_visible()
+        visitor.picture("imported")
+        page.get_by_role("link", name="Train on it").click()
+        expect(page.get_by_role("combobox", name="Data set")).to_have_value("garden", timeout=PATIENT_MS)
+
+
 def launch(page: "Page") -> str:
     """Launch what the form shows; return the run's id."""
     from playwright.sync_api import expect

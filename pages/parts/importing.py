@@ -1,0 +1,166 @@
+"""Importing on a page: pictures are sent, what they would become is shown, and only then a data set is made of them."""
+
+from io import BytesIO
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from dlkit.catalog.datasets import DATASETS
+from dlkit.data.plans import Plan, make_plan, read_labels_of
+from dlkit.data.shelf import check_room, free_name
+from dlkit.data.sources import TABLE_ENDINGS
+from dlkit.data.uploads import drop_upload, keep_upload, open_upload
+from dlkit.runs import service
+from dlkit.runs.records import Kind, Run, State
+from dlkit.settings import settings
+from dlkit.words import count, escape_markdown, size
+from pages.parts import link
+from pages.parts.notices import told
+from pages.parts.progress import follow
+
+WAYS = {"files": "A zip, or pictures", "folder": "A folder", "camera": "The camera"}
+CLASSES_SHOWN = 200
+BY_LAYOUT = "Find it out"
+
+
+def show_import() -> None:
+    """Show the way from pictures to a data set."""
+    st.page_link("data.py", label="All data sets", icon=":material/arrow_back:", query_params={})
+    st.title("Import")
+    run = latest()
+    if run is not None and run.is_active:
+        st.markdown(f"**{escape_markdown(run.name)}**")
+        follow(run.id)
+        return
+    if run is not None:
+        show_end(run)
+    st.caption(
+        "A folder for each class, with or without train, val and test around them; or pictures with a label file: a "
+        "CSV with a column of file names and one of labels. Zip what you have, or choose the files."
+    )
+    way = link.choose(
+        st.segmented_control, "What do you have?", list(WAYS), key="way", default="files", format_func=WAYS.__getitem__
+    )
+    with told():
+        lot, title = kept(way)
+        if lot:
+            show_plan(lot, title)
+
+
+def latest() -> Run | None:
+    """Return the import that this address is about."""
+    asked = st.query_params.get("import", "")
+    return next((run for run in service.store().list_runs(Kind.IMPORT) if run.id == asked), None)
+
+
+def show_end(run: Run) -> None:
+    """Say what came of an import."""
+    if run.state == State.SUCCEEDED:
+        name = str(run.config["name"])
+        first, *rest = run.summary.get("report") or [f"{name} is imported."]
+        st.success(escape_markdown(first), icon=":material/check:")
+        for sentence in rest:
+            st.warning(escape_markdown(sentence), icon=":material/info:")
+        if name in DATASETS:
+            with st.container(horizontal=True):
+                parameters = {"dataset": name}
+                st.page_link("data.py", label="Look at it", icon=":material/photo_library:", query_params=parameters)
+                st.page_link("train.py", label="Train on it", icon=":material/model_training:", query_params=parameters)
+    elif run.state == State.FAILED:
+        st.error(escape_markdown(run.failure or "The import failed."), icon=":material/error:")
+    else:
+        st.info("The import was cancelled; nothing of it was kept.", icon=":material/info:")
+
+
+def kept(way: str) -> tuple[str, str]:
+    """Take what is sent and keep it on the disk; return the name of the lot and what it is called; "" before."""
+    if way == "camera":
+        return photographed()
+    uploads = st.file_uploader(
+        "Pictures",
+        accept_multiple_files="directory" if way == "folder" else True,
+        max_upload_size=settings().max_upload_mb_per_session,
+        key=f"import_{way}",
+        label_visibility="collapsed",
+    )
+    return keep_once(uploads or [], [(upload.name, upload) for upload in uploads or []])
+
+
+def photographed() -> tuple[str, str]:
+    """Take photographs one by one, each into a class; return the lot of all of them."""
+    shots: list[tuple[str, bytes]] = st.session_state.setdefault("shots", [])
+    label = st.text_input("Class", key="shot_class", placeholder="cup")
+    shot = st.camera_input("Photograph", key=f"shot_{len(shots)}", disabled=not label.strip())
+    if shot is not None:
+        folder = "".join(" " if letter in "/\\" else letter for letter in label.strip())
+        shots.append((f"{folder}/{len(shots):05}.jpg", shot.getvalue()))
+        st.rerun()
+    found = {name.partition("/")[0] for name, _ in shots}
+    st.caption(f"{count(len(shots))} photographs of {len(found)} classes. Two of two classes are the least.")
+    if len(found) < 2 or not st.toggle("That is all", key="shots_done"):
+        return "", ""
+    files = [(name, BytesIO(content)) for name, content in shots]
+    return keep_once([name for name, _ in shots], files)
+
+
+def keep_once(marks: list[UploadedFile] | list[str], files: list[tuple[str, BytesIO]]) -> tuple[str, str]:
+    """Keep files once for this session, however often the page is drawn; what was kept before them is forgotten."""
+    key = tuple(getattr(mark, "file_id", mark) for mark in marks)
+    known, lot, title = st.session_state.get("lot", ((), "", ""))
+    if key == known:
+        return lot, title
+    if lot:
+        drop_upload(lot)
+    st.session_state["lot"] = ((), "", "")
+    if not files:
+        return "", ""
+    title = files[0][0].rpartition("/")[2] if len(files) == 1 else f"{count(len(files))} files"
+    with st.spinner("Keeping them"):
+        st.session_state["lot"] = (key, keep_upload(files), title)
+    return st.session_state["lot"][1:]
+
+
+def show_plan(lot: str, title: str) -> None:
+    """Show what the pictures would become, and make it so at a press."""
+    with open_upload(lot, title) as source:
+        tables = [file.name for file in source.files if file.ending in TABLE_ENDINGS]
+        labels = st.selectbox("Label file", [BY_LAYOUT, *tables], key="labels") if tables else BY_LAYOUT
+        table = read_labels_of(source, None if labels == BY_LAYOUT else labels)
+        plan = make_plan(source, *table)
+    show_counts(plan)
+    check_room(plan)
+    name = st.text_input("Name", key="import_name", placeholder="pets", max_chars=60)
+    if st.button("Import", icon=":material/download:", type="primary", key="import_now", disabled=not name.strip()):
+        run = service.submit_import(lot, title, free_name(name), None if labels == BY_LAYOUT else labels)
+        st.session_state.pop("lot", None)  # the import has it now
+        st.session_state.pop("shots", None)
+        st.query_params["import"] = run.id
+        st.rerun()
+
+
+def show_counts(plan: Plan) -> None:
+    """Say what was understood: the layout, the classes with their counts, and what is left out."""
+    counts = plan.counts()
+    st.markdown(
+        f"**{len(counts)} classes, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
+        f"{escape_markdown(plan.layout)}."
+    )
+    rows = [{"class": name, **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
+    st.dataframe(rows, hide_index=True, width="stretch")
+    if len(counts) > CLASSES_SHOWN:
+        st.caption(f"The first {CLASSES_SHOWN} classes are shown.")
+    if any("all" in of_each for of_each in counts.values()):
+        st.caption("A share of each class is put aside to check with; copies of one picture stay on one side.")
+    for sentence in plan.sentences():
+        st.warning(escape_markdown(sentence), icon=":material/info:")
+
+
+def show_delete(name: str) -> None:
+    """Offer to delete an imported data set."""
+    with st.popover("Delete", icon=":material/delete:"):
+        st.markdown(f"{escape_markdown(name)} and all its versions are deleted. Models that learned from it stay.")
+        if st.button("Delete it", key="delete_dataset", type="primary"):
+            with told():
+                service.delete_dataset(name)
+                st.query_params.clear()
+                st.rerun()

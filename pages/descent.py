@@ -1,10 +1,12 @@
 """Descent: optimizers race on a loss of two parameters, and every step can be looked into."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from dlkit.catalog.formulas import FUNCTIONS
 from dlkit.catalog.lessons import LESSONS
@@ -469,7 +471,12 @@ def open_race(parameters: Mapping[str, str]) -> None:
 
     Fields remember what they held when they were last drawn, so each that the race does not name is emptied.
     """
-    st.query_params.from_dict(parameters)
+    for name in {*st.query_params, *parameters}:
+        with contextlib.suppress(StreamlitAPIException):  # a field that is still drawn writes its own
+            if name in parameters:
+                st.query_params[name] = parameters[name]
+            else:
+                del st.query_params[name]
     fields = ["formula", *(f"{name}_points" for name in SUMS)]
     fields += [f"descent_{name}" for name in (*asked.SHARED, "present", "start", "domain")]
     for name, rule in RULES.items():

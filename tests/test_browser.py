@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -619,13 +620,14 @@ def test_descent_is_scrubbed_without_the_server_and_its_camera_stays(browser: "B
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] / 2 + 80, box["y"] + box["height"] / 2 + 30, steps=5)
         page.mouse.up()
-        turned = eye()
-        for _ in range(50):  # until the camera comes to rest
+        same, turned = 0, eye()
+        for _ in range(50):  # until the camera comes to rest, which it glides to
             page.wait_for_timeout(300)
             last, turned = turned, eye()
-            if last == turned:
+            same = same + 1 if last == turned else 0
+            if same == 4:
                 break
-        assert turned != before
+        assert math.dist(turned, before) > 0.3
         settle(page)
         messages = len(sent)
         slider, formula = page.locator(".scene .tick"), page.locator(".scene .microscope .lines")
@@ -643,7 +645,7 @@ def test_descent_is_scrubbed_without_the_server_and_its_camera_stays(browser: "B
         fill(page, "Steps", "100")
         expect(place).to_have_text("100 of 100", timeout=PATIENT_MS)
         address_has(page, descent_steps="100")
-        assert eye() == pytest.approx(turned)
+        assert math.dist(eye(), turned) < math.dist(turned, before) / 10
         visitor.picture("descent")
 
 

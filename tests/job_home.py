@@ -68,7 +68,7 @@ def end_processes(folder: Path) -> None:
             psutil.wait_procs(alive, timeout=0.1)  # reaps our children; who reaps the others is not our business
 
 
-def wait_for(look: Callable[[], Found | None], seconds: float = 60) -> Found:
+def wait_for(look: Callable[[], Found | None], seconds: float = 180) -> Found:
     """Return what `look` finds; the test fails where it finds nothing for so long."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -306,7 +306,7 @@ def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking
         row[STEPS_TITLE] = steps_to_target(asking, paths)
     row["Gradient evaluations"] = round(path.cost * path.steps)
     if asking.is_noisy:
-        row["Gradients are"] = "noisy" if asking.meets_noise(path.competitor) else "exact"
+        row["Gradients are"] = "noisy" if asking.chance.reaches(path.competitor, asking.loss) else "exact"
     row["What became of it"] = ended(verdicts)
     return row
 

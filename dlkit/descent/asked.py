@@ -141,12 +141,7 @@ class Asked:
     @property
     def is_noisy(self) -> bool:
         """Whether anybody's gradients differ from the loss's."""
-        return any(self.meets_noise(one) for one in self.competitors)
-
-    def meets_noise(self, competitor: Competitor) -> bool:
-        """Tell whether a competitor's gradients differ from the loss's."""
-        is_part = competitor.batch is not None and competitor.batch < (self.loss.examples or 0)
-        return self.chance.reaches(competitor) or is_part
+        return any(self.chance.reaches(one, self.loss) for one in self.competitors)
 
 
 class _Problems(list[str]):

@@ -71,9 +71,10 @@ class Chance:
     present: tuple[float, float] = (1.0, 1.0)
     seed: int = 0
 
-    def reaches(self, competitor: Competitor) -> bool:
-        """Tell whether a competitor meets noise or missing coordinates."""
-        return (self.noise > 0 or min(self.present) < 1) and not competitor.entry.is_exact
+    def reaches(self, competitor: Competitor, loss: Loss) -> bool:
+        """Tell whether a competitor's gradients differ from the loss's: by noise, missing coordinates or a batch."""
+        is_part = competitor.batch is not None and competitor.batch < (loss.examples or 0)
+        return (is_part or self.noise > 0 or min(self.present) < 1) and not competitor.entry.is_exact
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _judge(loss: Loss, path: Path, chance: Chance) -> tuple[Status, str]:
     size, curvatures = float(np.linalg.norm(gradient)), np.asarray(np.linalg.eigvalsh(hessian), dtype=float)
     window = path.points[-max(LAST_STEPS, round(LAST_SHARE * path.steps)) - 1 :]
     step, has_one, has_line = newton_step(gradient[None], hessian[None])
-    is_noisy = _is_noisy(loss, path, chance)
+    is_noisy = chance.reaches(path.competitor, loss)
     rests = float(np.abs(path.coming).max()) <= NEAR * diagonal
     if is_noisy:
         rests &= bool(np.abs(window - end).max() <= NEAR * diagonal)
@@ -121,11 +121,6 @@ def _descended(loss: Loss, path: Path) -> tuple[Array, Array]:
     look = loss.look(end[None], bends=True)
     assert look.hessian is not None
     return look.gradient[0] + added * end, look.hessian[0] + added * np.eye(2)
-
-
-def _is_noisy(loss: Loss, path: Path, chance: Chance) -> bool:
-    batch = path.competitor.batch
-    return chance.reaches(path.competitor) or (batch is not None and batch < (loss.examples or 0))
 
 
 def _lengths(path: Path) -> Array:

@@ -14,13 +14,14 @@ from dlkit.catalog.schedules import SCHEDULES
 from dlkit.catalog.sums import POINT_SETS, SUMS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
+from dlkit.config import parse
 from dlkit.descent import asked
 from dlkit.descent.asked import Asked, Ground
 from dlkit.descent.losses import FiniteSum, Surface
 from dlkit.descent.maps import Basins, Sweep, basins, condition, curvature, kind_of, sweep
 from dlkit.descent.race import Path, race
 from dlkit.descent.verdicts import TARGET, Verdict, reached, settled, verdict
-from dlkit.errors import DlkitError
+from dlkit.errors import ConfigError, DlkitError
 from dlkit.figures.descent import basins_figure, ended, examples_figure, scene, sweep_figure
 from dlkit.words import escape_markdown, number, rate
 from pages.parts import link, pad, races
@@ -37,7 +38,6 @@ VIEWS = {
 }
 MAP_SIDE, MAP_STEPS = 61, 600
 MAPS = 4  # basins are computed for so many optimizers
-MOST_RATE = 10  # of the training page
 GROUNDS = {name: one.title for name, one in SURFACES.items()} | {name: one.title for name, one in SUMS.items()}
 SEVERAL = "Several values with commas between race against each other."
 
@@ -333,20 +333,16 @@ def show_ways_to_train(asking: Asked) -> None:
     """Link to the training page with each optimizer that it has, too, as far as it knows the settings."""
     ways = {}
     for one in asking.competitors:
+        if not (one.entry.trained_as and one.settings.get("bias_correction", 1)):
+            continue
         settings = {key: f"{value:g}" for key, value in one.settings.items() if key != "bias_correction"}
-        is_known = one.entry.trained_as and one.settings.get("bias_correction", 1) and one.learning_rate <= MOST_RATE
-        if is_known:
-            parameters = {
-                "level": "expert",
-                "optimizer": one.entry.trained_as,
-                "learning_rate": f"{one.learning_rate:g}",
-                "schedule": one.schedule,
-                **settings,
-            }
-            what = ", ".join(
-                (one.entry.title, rate(one.learning_rate), *(f"{key} {text}" for key, text in settings.items()))
-            )
-            ways[f"{what}, {one.schedule}"] = parameters
+        choices = {"optimizer": one.entry.trained_as, "schedule": one.schedule}
+        parameters = {**choices, "learning_rate": f"{one.learning_rate:g}", **settings}
+        with contextlib.suppress(ConfigError):  # what is too much for a training is not linked to
+            parse(parameters)
+            told_settings = (f"{key} {text}" for key, text in settings.items())
+            what = ", ".join((one.entry.title, rate(one.learning_rate), *told_settings, one.schedule))
+            ways[what] = {"level": "expert", **parameters}
     with st.container(horizontal=True):
         for what, parameters in ways.items():
             st.page_link(

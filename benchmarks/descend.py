@@ -28,6 +28,7 @@ from dlkit.descent.race import Competitor, Path, race
 
 ULP = 2.0**-52
 TOLERANCE = 1e-12  # of how far apart two paths are, by the size of what they have passed
+JITTERS = (0, 1)  # seeds of torch's runs that are rounded otherwise
 SAMPLE = 5  # of the starts of a map that torch is timed on
 SETTINGS = 4  # draws of settings for each optimizer and surface
 #: how settings are drawn, from and to
@@ -66,11 +67,14 @@ def torch_path(formula: Formula, competitor: Competitor, starts: Array, steps: i
         return _optimizer_path(formula, competitor, starts, steps, jitter)
 
 
-def driven_path(competitor: Competitor, path: Path) -> Array:
-    """Return the points (steps + 1, 2) of torch.optim from a path's start by the path's own gradients."""
+def driven_path(competitor: Competitor, path: Path, jitter: int | None = None) -> Array:
+    """Return the points (steps + 1, 2) of torch.optim from a path's start by the path's own gradients.
+
+    With a seed `jitter` each step is rounded otherwise.
+    """
     with _float64():
         points = torch.tensor(path.points[:1], requires_grad=True)
-        optimizer, found = _built(competitor, points), [path.points[0]]
+        optimizer, found, rounding = _built(competitor, points), [path.points[0]], _Rounding(jitter, points)
 
         def gradient() -> torch.Tensor:
             points.grad = torch.tensor(path.gradients[len(found) - 1 : len(found)])
@@ -79,6 +83,8 @@ def driven_path(competitor: Competitor, path: Path) -> Array:
         for _ in range(path.steps):
             gradient()
             optimizer.step(gradient)  # type: ignore[arg-type]
+            with torch.no_grad():
+                points.copy_(rounding(points))
             found.append(points.detach().numpy()[0].copy())
         return np.array(found)
 
@@ -165,47 +171,53 @@ def _newton_path(formula: Formula, rate: float, starts: Array, steps: int, jitte
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far ours and torch's paths are apart at most, and how many steps of how many could be compared.
-
-    `driven`: how far apart where torch goes by our gradients, over all steps; None for rules that divide by curvature,
-    which amplify rounding by themselves.
-    """
+    """How far ours and torch's paths are apart at most, by their size, and how many steps of how many were compared."""
 
     apart: float
-    driven: float | None
     compared: int
     steps: int
 
 
-def agreement(entry: SurfaceEntry, competitor: Competitor, starts: Array, steps: int) -> Agreement:
-    """Compare paths; each up to where the dynamics amplify rounding.
+def agreement(
+    entry: SurfaceEntry, competitor: Competitor, starts: Array, steps: int
+) -> tuple[Agreement, Agreement | None]:
+    """Compare paths by their own gradients, and torch by ours; None for rules that divide by curvature.
 
-    That is seen from two of torch's runs being apart by a tenth of the tolerance: one whose start differs by an ulp,
-    and two that are rounded otherwise at each step. An ulp of the start dies out on the way to a minimum; where a
-    rule then divides tiny gradients by their own size, what is rounded on the way does not.
+    A path is compared up to where the dynamics amplify rounding. That is seen from two of torch's runs being apart by a
+    tenth of the tolerance: one whose start differs by an ulp, and those that are rounded otherwise at each step. An ulp
+    of the start dies out on the way to a minimum; where a rule then divides tiny gradients by their own size, what is
+    rounded on the way does not. By our gradients torch's own weights still enter its steps through weight decay.
     """
     theirs = torch_path(entry.formula, competitor, starts, steps)
     twins = [torch_path(entry.formula, competitor, np.nextafter(starts, np.inf), steps)]
-    twins += [torch_path(entry.formula, competitor, starts, steps, seed) for seed in (0, 1)]
+    twins += [torch_path(entry.formula, competitor, starts, steps, seed) for seed in JITTERS]
     budget = steps * competitor.entry.evaluations
     ours = race(Surface.of(entry), [competitor], [(x, y) for x, y in starts.tolist()], budget)
-    worst, driven, compared = 0.0, None if competitor.rule in ("newton", "lbfgs") else 0.0, 0
-    for row, path in enumerate(ours):
-        if driven is not None:
-            with np.errstate(all="ignore"):
-                size = np.maximum.accumulate(np.abs(path.points).max(1))
-                driven = max(driven, float((np.abs(driven_path(competitor, path) - path.points).max(1) / size).max()))
-        count = min(len(path.points), steps + 1)
-        with np.errstate(all="ignore"):
-            size = np.maximum.accumulate(np.abs(theirs[:count, row]).max(1))
-            parted = np.max([np.abs(theirs[:count, row] - twin[:count, row]).max(1) for twin in twins], 0)
-            amplified = parted / size
-            apart = np.abs(theirs[:count, row] - path.points[:count]).max(1) / size
-        is_chaotic = ~(amplified <= TOLERANCE / 10)
-        last = int(is_chaotic.argmax()) if is_chaotic.any() else count
-        worst = max(worst, float(apart[:last].max(initial=0.0)))
-        compared += max(0, last - 1)
-    return Agreement(worst, driven, compared, steps * len(starts))
+    free = [_apart(path.points, theirs[:, row], [twin[:, row] for twin in twins]) for row, path in enumerate(ours)]
+    if competitor.rule in ("newton", "lbfgs"):
+        return _worst(free, steps), None
+    driven = [
+        _apart(path.points, driven_path(competitor, path), [driven_path(competitor, path, seed) for seed in JITTERS])
+        for path in ours
+    ]
+    return _worst(free, steps), _worst(driven, steps)
+
+
+def _apart(ours: Array, theirs: Array, twins: Sequence[Array]) -> tuple[float, int]:
+    """Return how far two paths are apart by the size of what they have passed, and how many steps were compared."""
+    count = min(len(ours), len(theirs))
+    ours, theirs = ours[:count], theirs[:count]
+    with np.errstate(all="ignore"):
+        size = np.maximum.accumulate(np.abs(theirs).max(1))
+        amplified = np.max([np.abs(theirs - twin[:count]).max(1) for twin in twins], 0) / size
+        apart = np.abs(theirs - ours).max(1) / size
+    is_chaotic = ~(amplified <= TOLERANCE / 10)
+    last = int(is_chaotic.argmax()) if is_chaotic.any() else count
+    return float(apart[:last].max(initial=0.0)), max(0, last - 1)
+
+
+def _worst(found: Sequence[tuple[float, int]], steps: int) -> Agreement:
+    return Agreement(max(apart for apart, _ in found), sum(compared for _, compared in found), steps * len(found))
 
 
 def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tuple[Competitor, Array]]:
@@ -223,28 +235,28 @@ def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tu
 def all_agreements(
     surfaces: Sequence[SurfaceEntry], starts: int, steps: int, told: Callable[[str], None]
 ) -> dict[str, list[Agreement]]:
-    """Compare every optimizer on these surfaces."""
-    found: dict[str, list[Agreement]] = {rule: [] for rule in RULES}
+    """Compare every optimizer on these surfaces; by what the lines of the table say."""
+    found: dict[str, list[Agreement]] = {}
     for entry in surfaces:
         for rule in RULES:
             for competitor, places in draws(entry, rule, starts, 0):
-                one = agreement(entry, competitor, places, steps)
-                found[rule].append(one)
-                if one.apart > TOLERANCE or (one.driven or 0) > TOLERANCE:
-                    told(f"{entry.name}, {rule}: {one.apart:.2g}, by our gradients {one.driven} with {competitor}")
+                free, driven = agreement(entry, competitor, places, steps)
+                what = f"{RULES[rule].title}: largest difference from torch, relative"
+                for title, one in ((what, free), (f"{RULES[rule].title}: by the gradients of our path", driven)):
+                    if one is None:
+                        continue
+                    found.setdefault(title, []).append(one)
+                    if one.apart > TOLERANCE:
+                        told(f"{entry.name}, {title}: {one.apart:.2g} with {competitor}")
     return found
 
 
 def agreement_rows(found: Mapping[str, list[Agreement]]) -> list[tuple[str, str, str]]:
     """Return the lines of the table: the largest difference, and the share of steps that were compared."""
     rows = []
-    for rule, ones in found.items():
+    for what, ones in found.items():
         compared, steps = (sum(getattr(one, name) for one in ones) for name in ("compared", "steps"))
-        what = f"{RULES[rule].title}: largest difference from torch, relative"
         rows.append((what, f"{max(one.apart for one in ones):.1e} ({compared:,} of {steps:,} steps)", f"{TOLERANCE:g}"))
-        driven = [one.driven for one in ones if one.driven is not None]
-        if driven:
-            rows.append(("– by the gradients of our path, all steps", f"{max(driven):.1e}", f"{TOLERANCE:g}"))
     return rows
 
 

@@ -49,11 +49,18 @@ def test_path_is_that_of_torch(rule):
     compared = 0
     for name in ("ravine", "beale", "styblinski-tang", "two-gaussians"):
         for competitor, starts in draws(SURFACES[name], rule, 8, seed=1):
-            found = agreement(SURFACES[name], competitor, starts, 60)
-            assert found.apart <= TOLERANCE, (name, competitor)
-            assert found.driven is None or found.driven <= TOLERANCE, (name, competitor)
-            compared += found.compared
+            free, driven = agreement(SURFACES[name], competitor, starts, 60)
+            assert free.apart <= TOLERANCE, (name, competitor)
+            assert driven is None or driven.apart <= TOLERANCE, (name, competitor)
+            compared += free.compared
     assert compared > 400
+
+
+def test_newton_goes_on_where_products_of_curvatures_are_too_small_for_a_number():
+    entry = SURFACES["plateau"]
+    found, _ = agreement(entry, Competitor("newton", 0.6), np.array([entry.start], dtype=float), 1000)
+    assert found.apart <= TOLERANCE
+    assert found.compared == 1000
 
 
 def test_every_optimizer_of_the_training_page_but_muon_is_here():

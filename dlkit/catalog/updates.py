@@ -249,7 +249,10 @@ _ENTRIES = (
         {},
         "Nocedal & Wright 2006, Numerical optimization, chapter 3.3",
         "https://doi.org/10.1007/978-0-387-40065-5",
-        {"delta": "-rate*(h_other*g - h_mixed*g_other)/(h*h_other - h_mixed^2)"},
+        {
+            "s": "max(max(abs(h), abs(h_other)), abs(h_mixed))",  # far out, products of two would be 0
+            "delta": "-rate*(h_other/s*g - h_mixed/s*g_other)/(h/s*h_other - h_mixed/s*h_mixed)",
+        },
         is_exact=True,
         evaluations=3,  # a second derivative is two more gradients, of each coordinate's slope
     ),

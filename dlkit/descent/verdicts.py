@@ -169,7 +169,7 @@ def _why_diverged(loss: Loss, path: Path) -> str:
         return f"The loss falls without end: it is {number(float(values[-1]))} after {_steps(steps)}."
     if path.competitor.rule == "newton":
         last = path.bends[-1] if path.bends is not None and len(path.bends) else None
-        if last is not None and abs(last[0] * last[2] - last[1] ** 2) < 1e-12:
+        if last is not None and abs(last[0] * last[2] - last[1] ** 2) <= 1e-12 * np.abs(last).max() ** 2:
             return f"At step {steps} the Hessian has no inverse, so there is nothing to divide the gradient by."
     far = f"It is {number(float(np.abs(path.points[-1]).max()))} out after {_steps(steps)}"
     limit = edge(path.competitor.rule, path.competitor.all_settings())

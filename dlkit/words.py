@@ -71,9 +71,11 @@ def rate(value: float) -> str:
 
 
 def size(megabytes: float) -> str:
-    """Write a size: 17 MB, 4.92 GB."""
+    """Write a size: 17 MB, 4.92 GB, 3.1 kB."""
     if megabytes >= 999.5:
         return f"{_three_digits(megabytes / 1000)} GB"
+    if 0 < megabytes < 0.1:
+        return f"{_three_digits(megabytes * 1000)} kB"
     return f"{_three_digits(megabytes)} MB"
 
 

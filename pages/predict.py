@@ -9,12 +9,13 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dlkit.catalog.datasets import DATASETS
 from dlkit.data.dataset import is_here
+from dlkit.data.drawings import read_drawing
 from dlkit.errors import DlkitError
 from dlkit.runs import artifacts, service
 from dlkit.runs.artifacts import IMAGENET
 from dlkit.settings import settings
 from dlkit.words import duration, escape_csv, escape_markdown, percent
-from pages.parts import classify, link
+from pages.parts import classify, drawing, link
 from pages.parts.notices import show_error, told
 from pages.parts.pictures import dataset_of
 
@@ -46,8 +47,8 @@ def choose_model() -> str:
 def given_pictures(model: str) -> list[classify.Picture]:
     """Return the pictures that were dropped, taken or chosen."""
     pictures: list[classify.Picture] = []
-    upload, camera, samples = st.tabs(
-        ["Upload", "Camera", "Samples"], key="source", on_change="rerun", bind="query-params"
+    upload, camera, pad, samples = st.tabs(
+        ["Upload", "Camera", "Draw", "Samples"], key="source", on_change="rerun", bind="query-params"
     )
     with upload:
         files = st.file_uploader(
@@ -60,9 +61,20 @@ def given_pictures(model: str) -> list[classify.Picture]:
     with camera:
         # the browser asks for the camera as soon as this is drawn, so only where it is wanted
         shot = st.camera_input("Take a photo", key="shot") if camera.open else None
+    with pad:
+        if pad.open:
+            pictures += drawn_picture()
     with samples:
         pictures += chosen_samples(model)
     return pictures + [classify.uploaded(file) for file in [*files, *([shot] if shot else [])]]
+
+
+def drawn_picture() -> list[classify.Picture]:
+    """Offer a pad; what is on it is one picture, as a model of digits has learnt them: small and in the middle."""
+    st.caption("For a model that has learnt digits or letters: it gets your drawing in 28 × 28 pixels, as theirs are.")
+    drawing.show(key="drawing", on_draw=lambda drawn: st.session_state.update(drawn=drawn))
+    drawn = st.session_state.get("drawn")
+    return [classify.drawn(read_drawing(drawn))] if drawn else []
 
 
 def chosen_samples(model: str) -> list[classify.Picture]:

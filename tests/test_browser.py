@@ -700,6 +700,44 @@ def test_zip_of_photographs_becomes_a_data_set_to_train_on(
         expect(page.get_by_role("combobox", name="Data set")).to_have_value("garden", timeout=PATIENT_MS)
 
 
+def test_drawings_are_classified_and_become_a_data_set(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("predict", source="Draw")
+        stroke(page, (60, 60), (200, 60), (110, 230))
+        expect(page.get_by_text("Your drawing:")).to_be_visible(timeout=PATIENT_MS)
+        page.get_by_role("button", name="Clear").click()
+        expect(page.get_by_text("Your drawing:")).to_have_count(0, timeout=PATIENT_MS)
+        page = visitor.open("data", **{"import": "new", "way": "pad"})
+        for label, points in (("seven", ((60, 60), (200, 60), (110, 230))), ("<img src=x>", ((140, 30), (140, 240)))):
+            fill(page, "Class", label)
+            for number in (1, 2):
+                stroke(page, *points)
+                page.get_by_role("button", name="Keep it").click()
+                expect(page.get_by_text(label, exact=True)).to_have_count(number, timeout=PATIENT_MS)
+        page.get_by_text("That is all").click()
+        expect(page.get_by_text("2 classes, 4 pictures")).to_be_visible(timeout=PATIENT_MS)
+        visitor.picture("drawn")
+
+
+def stroke(page: "Page", *points: tuple[int, int]) -> None:
+    """Draw on the pad through these points."""
+    from playwright.sync_api import expect
+
+    pad = page.locator(".drawing canvas")
+    expect(pad).to_be_visible(timeout=PATIENT_MS)
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    assert box is not None
+    (across, down), *rest = points
+    page.mouse.move(box["x"] + across, box["y"] + down)
+    page.mouse.down()
+    for across, down in rest:
+        page.mouse.move(box["x"] + across, box["y"] + down, steps=5)
+    page.mouse.up()
+
+
 def launch(page: "Page") -> str:
     """Launch what the form shows; return the run's id."""
     from playwright.sync_api import expect

@@ -283,12 +283,13 @@ def test_count(number: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("megabytes", "text"),
     [
-        (0, "0 MB"),
-        (0.05, "0.05 MB"),
         (17.44, "17.4 MB"),
         (999.4, "999 MB"),
         (999.6, "1 GB"),
         (4920, "4.92 GB"),
+        (0.000967, "0.967 kB"),
+        (0.05, "50 kB"),
+        (0, "0 MB"),
         (1e6, "1000 GB"),
     ],
 )

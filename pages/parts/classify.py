@@ -58,6 +58,11 @@ def uploaded(file: UploadedFile) -> Picture:
     return Picture(file.name, f"upload {digest} {file.name}", lambda: read_image(file.getvalue(), name=file.name))
 
 
+def drawn(content: bytes) -> Picture:
+    """Return a drawing, a PNG."""
+    return Picture("Your drawing", f"drawing {image_digest(content)}", lambda: read_image(content, name="the drawing"))
+
+
 def sample(title: str) -> Picture:
     """Return one of the photographs that come with dlkit."""
     path = PHOTOS / f"{SAMPLES[title]}.jpg"

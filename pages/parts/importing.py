@@ -6,6 +6,7 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from dlkit.catalog.datasets import DATASETS
+from dlkit.data.drawings import read_drawing
 from dlkit.data.plans import Plan, make_plan, read_labels_of
 from dlkit.data.shelf import check_room, free_name
 from dlkit.data.sources import TABLE_ENDINGS
@@ -14,11 +15,13 @@ from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
 from dlkit.settings import settings
 from dlkit.words import count, escape_markdown, size
-from pages.parts import link
+from pages.parts import drawing, link
 from pages.parts.notices import told
 from pages.parts.progress import follow
 
-WAYS = {"files": "A zip, or pictures", "folder": "A folder", "camera": "The camera"}
+WAYS = {"files": "A zip, or pictures", "folder": "A folder", "camera": "The camera", "pad": "Drawings"}
+ONE_BY_ONE = {"camera": ("jpg", "photographs"), "pad": ("png", "drawings")}
+LAST_SHOWN = 12
 CLASSES_SHOWN = 200
 BY_LAYOUT = "Find it out"
 
@@ -74,8 +77,8 @@ def show_end(run: Run) -> None:
 
 def kept(way: str) -> tuple[str, str]:
     """Take what is sent and keep it on the disk; return the name of the lot and what it is called; "" before."""
-    if way == "camera":
-        return photographed()
+    if way in ONE_BY_ONE:
+        return collected(way)
     uploads = st.file_uploader(
         "Pictures",
         accept_multiple_files="directory" if way == "folder" else True,
@@ -86,17 +89,33 @@ def kept(way: str) -> tuple[str, str]:
     return keep_once(uploads or [], [(upload.name, upload) for upload in uploads or []])
 
 
-def photographed() -> tuple[str, str]:
-    """Take photographs one by one, each into a class; return the lot of all of them."""
-    shots: list[tuple[str, bytes]] = st.session_state.setdefault("shots", [])
-    label = st.text_input("Class", key="shot_class", placeholder="cup")
-    shot = st.camera_input("Photograph", key=f"shot_{len(shots)}", disabled=not label.strip())
-    if shot is not None:
-        folder = "".join(" " if letter in "/\\" else letter for letter in label.strip())
-        shots.append((f"{folder}/{len(shots):05}.jpg", shot.getvalue()))
-        st.rerun()
+def collected(way: str) -> tuple[str, str]:
+    """Take photographs or drawings one by one, each into a class; return the lot of all of them."""
+    ending, what = ONE_BY_ONE[way]
+    shots: list[tuple[str, bytes]] = st.session_state.setdefault("shots", {}).setdefault(way, [])
+    label = st.text_input("Class", key="shot_class", placeholder="cup" if way == "camera" else "seven")
+    folder = "".join(" " if letter in "/\\" else letter for letter in label.strip())
+
+    def keep(content: bytes) -> None:
+        shots.append((f"{folder}/{len(shots):05}.{ending}", content))
+
+    if way == "camera":
+        shot = st.camera_input("Photograph", key=f"shot_{len(shots)}", disabled=not folder)
+        if shot is not None:
+            keep(shot.getvalue())
+            st.rerun()
+    elif folder:
+        if sent := st.session_state.pop("sent_drawing", ""):
+            keep(read_drawing(sent))
+        drawing.show(key="pad", button="Keep it", on_draw=lambda sent: st.session_state.update(sent_drawing=sent))
+    else:
+        st.caption("Write which class you draw, then draw.")
+    if shots:
+        last = shots[-LAST_SHOWN:]
+        st.image([content for _, content in last], [escape_markdown(name.partition("/")[0]) for name, _ in last], 56)
+        st.button("Take the last one away", key="unshot", on_click=shots.__delitem__, args=[-1])
     found = {name.partition("/")[0] for name, _ in shots}
-    st.caption(f"{count(len(shots))} photographs of {len(found)} classes. Two of two classes are the least.")
+    st.caption(f"{count(len(shots))} {what} of {len(found)} classes. Two of two classes are the least.")
     if len(found) < 2 or not st.toggle("That is all", key="shots_done"):
         return "", ""
     files = [(name, BytesIO(content)) for name, content in shots]

@@ -28,7 +28,7 @@ from dlkit.descent.race import Competitor, Path, race
 
 ULP = 2.0**-52
 TOLERANCE = 1e-12  # of how far apart two paths are, by the size of what they have passed
-JITTERS = (0, 1)  # seeds of torch's runs that are rounded otherwise
+JITTERED = (True, True)  # runs of torch that are rounded otherwise
 SAMPLE = 5  # of the starts of a map that torch is timed on
 SETTINGS = 4  # draws of settings for each optimizer and surface
 #: how settings are drawn, from and to
@@ -51,41 +51,45 @@ def torch_value(formula: Formula, points: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def torch_path(formula: Formula, competitor: Competitor, starts: Array, steps: int, jitter: int | None = None) -> Array:
+def torch_path(
+    formula: Formula, competitor: Competitor, starts: Array, steps: int, jittered: Array | None = None
+) -> Array:
     """Return the points (steps + 1, N, 2) of torch.optim, or of torch's own Hessians for Newton's method.
 
     The rows are one weight for rules that go by single coordinates, and a weight each for L-BFGS. What torch keeps in
-    its default type, NAdam's product of momenta, is float64 here like the rest. With a seed `jitter` each step is
-    rounded otherwise.
+    its default type, NAdam's product of momenta, is float64 here like the rest. The rows `jittered`, bool (N,), are
+    rounded otherwise at each step.
     """
+    if jittered is None:
+        jittered = np.zeros(len(starts), bool)
     with _float64():
         if competitor.rule == "newton":
-            return _newton_path(formula, competitor.learning_rate, starts, steps, jitter)
+            return _newton_path(formula, competitor.learning_rate, starts, steps, jittered)
         if competitor.rule == "lbfgs":
-            paths = [_optimizer_path(formula, competitor, start[None], steps, jitter) for start in starts]
-            return np.concatenate(paths, 1)
-        return _optimizer_path(formula, competitor, starts, steps, jitter)
+            rows = zip(starts[:, None], jittered[:, None], strict=True)
+            return np.concatenate([_optimizer_path(formula, competitor, *row, steps) for row in rows], 1)
+        return _optimizer_path(formula, competitor, starts, jittered, steps)
 
 
-def driven_path(competitor: Competitor, path: Path, jitter: int | None = None) -> Array:
-    """Return the points (steps + 1, 2) of torch.optim from a path's start by the path's own gradients.
+def driven_path(competitor: Competitor, paths: Sequence[Path], jittered: Array) -> Array:
+    """Return the points (steps + 1, N, 2) of torch.optim from the paths' starts by their own gradients.
 
-    With a seed `jitter` each step is rounded otherwise.
+    NaN after a path's end. The rows `jittered`, bool (N,), are rounded otherwise at each step.
     """
+    steps = max(path.steps for path in paths)
+    gradients = np.full((steps, len(paths), 2), np.nan)
+    for row, path in enumerate(paths):
+        gradients[: path.steps, row] = path.gradients[: path.steps]
+    starts = np.array([path.points[0] for path in paths])
     with _float64():
-        points = torch.tensor(path.points[:1], requires_grad=True)
-        optimizer, found, rounding = _built(competitor, points), [path.points[0]], _Rounding(jitter, points)
-
-        def gradient() -> torch.Tensor:
-            points.grad = torch.tensor(path.gradients[len(found) - 1 : len(found)])
-            return torch.zeros(())
-
-        for _ in range(path.steps):
-            gradient()
-            optimizer.step(gradient)  # type: ignore[arg-type]
+        points = torch.tensor(starts, requires_grad=True)
+        optimizer, found, rounding = _built(competitor, points), [starts], _Rounding(jittered, points)
+        for gradient in gradients:
+            points.grad = torch.tensor(gradient)
+            optimizer.step()
             with torch.no_grad():
                 points.copy_(rounding(points))
-            found.append(points.detach().numpy()[0].copy())
+            found.append(points.detach().numpy().copy())
         return np.array(found)
 
 
@@ -100,29 +104,29 @@ def _float64() -> Iterator[None]:
 
 
 class _Rounding:
-    """Rounds points otherwise, up or down at random; does nothing without a seed.
+    """Rounds the points of some rows, bool (N,), otherwise: up or down at random.
 
     By an ulp of the point or of its longest step of late: a step that is the small difference of large numbers, as a
     mean of gradients that changes its sign, is as inexact as these.
     """
 
-    def __init__(self, seed: int | None, points: torch.Tensor) -> None:
-        self._draws = None if seed is None else torch.Generator().manual_seed(seed)
+    def __init__(self, jittered: Array, points: torch.Tensor) -> None:
+        self._rows = torch.tensor(jittered)[:, None]
+        self._draws = torch.Generator().manual_seed(0)
         self._last, self._longest = points.detach().clone(), torch.zeros_like(points)
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        if self._draws is None:
-            return points
         points = points.detach()
         self._longest = torch.maximum((points - self._last).abs(), 0.9 * self._longest)
         signs = torch.randint(0, 2, points.shape, generator=self._draws) * 2.0 - 1
-        self._last = points + signs * ULP * torch.maximum(points.abs(), self._longest)
+        moved = points + signs * ULP * torch.maximum(points.abs(), self._longest)
+        self._last = torch.where(self._rows, moved, points)
         return self._last
 
 
-def _optimizer_path(formula: Formula, competitor: Competitor, starts: Array, steps: int, jitter: int | None) -> Array:
+def _optimizer_path(formula: Formula, competitor: Competitor, starts: Array, jittered: Array, steps: int) -> Array:
     points = torch.tensor(starts, requires_grad=True)
-    rounding = _Rounding(jitter, points)
+    rounding = _Rounding(jittered, points)
     optimizer = _built(competitor, points)
     path = np.empty((steps + 1, *starts.shape))
     path[0] = starts
@@ -155,13 +159,13 @@ def _built(competitor: Competitor, points: torch.Tensor) -> torch.optim.Optimize
     return optimizer
 
 
-def _newton_path(formula: Formula, rate: float, starts: Array, steps: int, jitter: int | None) -> Array:
+def _newton_path(formula: Formula, rate: float, starts: Array, steps: int, jittered: Array) -> Array:
     def value(point: torch.Tensor) -> torch.Tensor:
         return torch_value(formula, point[None])[0]
 
     slopes, bends = (torch.vmap(made(value)) for made in (torch.func.grad, torch.func.hessian))
     points, path = torch.tensor(starts), [starts]
-    rounding = _Rounding(jitter, points)
+    rounding = _Rounding(jittered, points)
     for _ in range(steps):
         step, _ = torch.linalg.solve_ex(bends(points), slopes(points)[..., None])
         points = rounding(points - rate * step[..., 0])
@@ -188,22 +192,26 @@ def agreement(
     of the start dies out on the way to a minimum; where a rule then divides tiny gradients by their own size, what is
     rounded on the way does not. By our gradients torch's own weights still enter its steps through weight decay.
     """
-    theirs = torch_path(entry.formula, competitor, starts, steps)
-    twins = [torch_path(entry.formula, competitor, np.nextafter(starts, np.inf), steps)]
-    twins += [torch_path(entry.formula, competitor, starts, steps, seed) for seed in JITTERS]
+    jittered = np.repeat([False, False, *JITTERED], len(starts))
+    rows = np.concatenate([starts, np.nextafter(starts, np.inf), *(starts for _ in JITTERED)])
+    paths = torch_path(entry.formula, competitor, rows, steps, jittered)
     budget = steps * competitor.entry.evaluations
     ours = race(Surface.of(entry), [competitor], [(x, y) for x, y in starts.tolist()], budget)
-    free = [_apart(path.points, theirs[:, row], [twin[:, row] for twin in twins]) for row, path in enumerate(ours)]
+    free = _worst(ours, paths, steps)
     if competitor.rule in ("newton", "lbfgs"):
-        return _worst(free, steps), None
-    driven = [
-        _apart(path.points, driven_path(competitor, path), [driven_path(competitor, path, seed) for seed in JITTERS])
-        for path in ours
-    ]
-    return _worst(free, steps), _worst(driven, steps)
+        return free, None
+    jittered = np.repeat([False, *JITTERED], len(starts))
+    return free, _worst(ours, driven_path(competitor, ours * (1 + len(JITTERED)), jittered), steps)
 
 
-def _apart(ours: Array, theirs: Array, twins: Sequence[Array]) -> tuple[float, int]:
+def _worst(ours: Sequence[Path], paths: Array, steps: int) -> Agreement:
+    """Compare our paths with torch's, of which the first len(ours) rows are theirs and the others their twins."""
+    by_run = paths.reshape(len(paths), -1, len(ours), 2).swapaxes(0, 1)
+    found = [_apart(path.points, *by_run[:, :, row]) for row, path in enumerate(ours)]
+    return Agreement(max(apart for apart, _ in found), sum(compared for _, compared in found), steps * len(ours))
+
+
+def _apart(ours: Array, theirs: Array, *twins: Array) -> tuple[float, int]:
     """Return how far two paths are apart by the size of what they have passed, and how many steps were compared."""
     count = min(len(ours), len(theirs))
     ours, theirs = ours[:count], theirs[:count]
@@ -214,10 +222,6 @@ def _apart(ours: Array, theirs: Array, twins: Sequence[Array]) -> tuple[float, i
     is_chaotic = ~(amplified <= TOLERANCE / 10)
     last = int(is_chaotic.argmax()) if is_chaotic.any() else count
     return float(apart[:last].max(initial=0.0)), max(0, last - 1)
-
-
-def _worst(found: Sequence[tuple[float, int]], steps: int) -> Agreement:
-    return Agreement(max(apart for apart, _ in found), sum(compared for _, compared in found), steps * len(found))
 
 
 def draws(entry: SurfaceEntry, rule: str, starts: int, seed: int) -> Iterator[tuple[Competitor, Array]]:

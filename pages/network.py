@@ -21,7 +21,7 @@ from dlkit.lab.learning import NETWORK_RULES
 from dlkit.lab.live import MOST_REPEATED, Live, repeated, rest
 from dlkit.lab.points import Points, read_csv, read_points
 from dlkit.words import escape_markdown
-from pages.parts import lesson, link, net
+from pages.parts import autograd, crossentropy, lesson, link, net, perceptron
 from pages.parts.notices import show_error, told
 
 PREFIX = "network_"  # of the URL's parameters
@@ -315,8 +315,24 @@ def show_network() -> None:
 def show_page() -> None:
     """Show the chosen view."""
     st.title("Network")
-    lesson.check(CONTROLS)
-    show_network()
+    view = lesson.ask_choice(
+        "view",
+        "View",
+        list(VIEWS),
+        key=f"{PREFIX}view",
+        default="network",
+        titles=lambda name: VIEWS[name].title,
+        draw=st.segmented_control,
+    )
+    shows = {
+        "network": (show_network, CONTROLS),
+        "perceptron": (perceptron.show, perceptron.CONTROLS),
+        "softmax": (crossentropy.show, crossentropy.CONTROLS),
+        "graph": (autograd.show, autograd.CONTROLS),
+    }
+    show, controls = shows[view]
+    lesson.check(controls)
+    show()
 
 
 show_page()

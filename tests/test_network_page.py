@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dlkit.figures.lessons import graph_figure
 from dlkit.figures.network import MOST_POINTS, MOST_UNITS, SIDE, latex_array, picture
 from dlkit.lab import asked
+from dlkit.lab.graph import graph_of
 from dlkit.lab.live import Live
 from dlkit.lab.looking import health, maps
 from dlkit.settings import settings
@@ -222,3 +224,107 @@ def test_matrices_are_written_as_far_as_there_is_room():
     assert latex_array(np.float64(0.25)) == "0.25"
     assert latex_array(np.array([1.0, 2.0])) == r"\begin{bmatrix}1 & 2\end{bmatrix}"
     assert latex_array(np.zeros((9, 9))).count("0 &") == 64
+
+
+# The other views
+
+
+@pytest.mark.parametrize(("view", "charts"), [("perceptron", 2), ("softmax", 2), ("graph", 1)])
+def test_every_view_is_drawn_with_its_text_and_code(view, charts):
+    app = opened(network_view=view)
+    assert not app.error
+    assert len(app.get("plotly_chart")) == charts
+    assert any("A common mistake" in one.value for one in app.markdown)
+    assert "torch" in app.code[0].value
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"network_view": "perceptron", "perceptron_rate": "0"}, "above 0"),
+        ({"network_view": "perceptron", "perceptron_seen": "-1"}, "from 0 to 6000"),
+        ({"network_view": "perceptron", "perceptron_data": "mars"}, "There is no data called"),
+        ({"network_view": "softmax", "softmax_logits": "1"}, "from 2 to 1,000 logits"),
+        ({"network_view": "softmax", "softmax_logits": "1,x"}, "got x"),
+        ({"network_view": "softmax", "softmax_label": "3"}, "one of 0 to 2"),
+        ({"network_view": "softmax", "softmax_temperature": "0"}, "from 0.01"),
+        ({"network_view": "softmax", "softmax_weights": "1,1"}, "as many weights as logits"),
+        ({"network_view": "graph", "graph_formula": "x.__class__"}, "Column 1"),
+        ({"network_view": "graph", "graph_formula": "log(x)", "graph_of_x": "-1"}, "no number"),
+        ({"network_view": "graph", "graph_formula": "x*z", "graph_of_z": "two"}, "got two"),
+        ({"network_view": "graph", "graph_step": "nine"}, "got nine"),
+        ({"network_view": "cnn"}, "There is no view called"),
+        ({"network_view": "graph", "hide": "optimizer"}, "There is no control called"),
+    ],
+)
+def test_bad_input_of_a_view_is_said_and_its_picture_stays(parameters, said):
+    app = opened(**parameters)
+    assert said in errors(app), errors(app)
+    assert app.get("plotly_chart") or app.get("bidi_component")
+
+
+def test_perceptron_ends_on_blobs_and_never_on_xor():
+    for data, says in (("blobs", "0 of 60 points are wrong"), ("xor", "points are wrong now")):
+        app = opened(network_view="perceptron", perceptron_data=data)
+        for _ in range(8):
+            press(app, "one_epoch")
+        assert app.query_params["perceptron_seen"] == "480"
+        (told,) = (one.value for one in app.markdown if "examples seen" in one.value)
+        assert says in told
+        assert ("Novikoff" in told) == (data == "blobs")
+
+
+def test_next_mistake_is_shown_with_its_numbers():
+    app = press(opened(network_view="perceptron", perceptron_data="xor"), "one_mistake")
+    assert any(r"\text{: wrong}" in one.value for one in app.latex)
+    assert any("leftarrow" in one.value for one in app.latex)
+
+
+def test_sliders_and_the_field_of_logits_are_one():
+    app = opened(network_view="softmax", softmax_logits="3,0.5")
+    assert [slider.value for slider in app.slider] == [3, 0.5]
+    app.slider(key="softmax_logit_1").set_value(-2.0)
+    again(app)
+    assert app.text_input(key="softmax_logits").value == "3,-2"
+    assert app.query_params["softmax_logits"] == "3,-2"
+    expected = np.log(1 + np.exp(-5))
+    assert any(f"{expected:.6g}" in one.value for one in app.latex)
+
+
+def test_letter_of_softmax_overflows_on_large_logits():
+    app = opened(network_view="softmax", softmax_logits="1000,0")
+    assert "wrong" in list(app.dataframe[0].value["The letter is"])
+
+
+def test_graph_is_gone_through_step_by_step():
+    app = opened(network_view="graph", graph_formula="x*y + x", graph_of_x="3", graph_of_y="4", graph_step="0")
+    assert any("x*y" in one.value or "x" in one.value for one in app.markdown)
+    for _ in range(2):
+        app.button(key="do_next").click()
+        again(app)
+    assert "Forward, step 2 of 2" in " ".join(one.value for one in app.markdown)
+    app.slider(key="graph_step").set_value(6)
+    again(app)
+    assert "∂/∂x = 5, ∂/∂y = 3" in " ".join(one.value for one in app.markdown)
+    assert "graph_step" not in app.query_params
+    app.text_input(key="graph_formula").set_value("x")
+    assert not errors(again(app))
+
+
+def test_boxes_get_their_values_forward_and_their_gradients_backward():
+    graph = graph_of("x*y + x", {"x": 3, "y": 4})
+
+    def boxes(step: int) -> list[str]:
+        return [box.text for box in graph_figure(graph, step).layout.annotations]
+
+    assert sum("?" in text for text in boxes(0)) == 2
+    assert not any("∂" in text for text in boxes(1))
+    last = boxes(2 + len(graph.backward))
+    for node, text in zip(graph.nodes, last, strict=True):
+        assert f"{node.value:g}" in text
+        assert f"∂ {node.gradient:g}" in text
+
+
+def test_hostile_names_stay_names_in_the_picture():
+    app = opened(network_data="own", network_points="0,0,<b>; 1,1,<b>; 0,1,<i>; 1,0,<i>")
+    assert live_of(app).training.task.points.classes == ("<b>", "<i>")

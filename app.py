@@ -56,8 +56,13 @@ def warm_up() -> None:
         logger.exception("No number format could be tried, so the model goes on in float32.")
 
 
-def watch(keep_going: Callable[[], None]) -> None:
-    """See to it, also while nobody looks at a page, that what is to run has a supervisor, and give memory back."""
+def watch(keep_going: Callable[[], None], sweep: Callable[[], None]) -> None:
+    """See to it, also while nobody looks at a page, that what is to run has a supervisor, and give memory back.
+
+    First sweep away what imports that were killed have left.
+    """
+    with suppress(DlkitError, OSError):
+        sweep()
     for turn in count(1):
         if turn % TURNS_PER_TRIM == 0:  # uploads that were removed, above all
             machine.give_back_memory()
@@ -73,7 +78,7 @@ async def lifespan(_: st.App) -> AsyncIterator[None]:
     from dlkit.runs import service
     from pages.parts import classify, frame  # noqa: F401
 
-    Thread(target=watch, args=(service.keep_going,), name="watch", daemon=True).start()
+    Thread(target=watch, args=(service.keep_going, service.sweep), name="watch", daemon=True).start()
     warmth.settle()
     if settings().warm_up:
         warmth.warming.set()

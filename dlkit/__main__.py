@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ from dlkit.catalog.updates import RULES
 from dlkit.config import FinetuneConfig, Setting, describe, parse
 from dlkit.data.dataset import is_here
 from dlkit.data.images import read_image
+from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, import_pictures, open_source
+from dlkit.data.labels import LARGEST_TABLE
+from dlkit.data.plans import Plan, make_plan
+from dlkit.data.shelf import free_name
+from dlkit.data.sources import LeftOut
 from dlkit.data.weights import has_weights
 from dlkit.descent import asked
 from dlkit.descent.race import race
@@ -79,6 +84,69 @@ def list_datasets(options: argparse.Namespace) -> None:
         for entry in DATASETS.values()
     ]
     _print_rows(rows, options.json)
+
+
+def delete_dataset(options: argparse.Namespace) -> None:
+    """Delete an imported data set, with all its versions, unless a run uses it."""
+    service.delete_dataset(options.name)
+    _print_json({"name": options.name, "deleted": True}) if options.json else print(f"{options.name} deleted")
+
+
+def import_dataset(options: argparse.Namespace) -> None:
+    """Make a data set of a folder or a zip of pictures; Ctrl-C ends it and nothing is kept."""
+    name, path = free_name(options.name), Path(options.path)
+    with open_source(path) as source:
+        plan = make_plan(source, _table(options.labels), Path(options.labels or "").name)
+        if options.plan:
+            _print_plan(plan, options.json)
+            return
+        report = _follow_import(import_pictures(source, plan, name, seed=_whole(options.seed, "--seed", 0, 2**31 - 1)))
+    if options.json:
+        _print_json({"name": report.name, "classes": report.classes, **report.counts, **_told(report)})
+    else:
+        print(*report.sentences(), sep="\n")
+
+
+def _table(path: str | None) -> bytes | None:
+    """Return what is in a label file, and a byte more than it may have where it is too large."""
+    if path is None:
+        return None
+    with _existing(path, "a label file").open("rb") as file:
+        return file.read(LARGEST_TABLE + 1)
+
+
+def _follow_import(steps: Generator[ImportProgress, None, Report]) -> Report:
+    """Show the progress where stderr is a terminal; return what came of it."""
+    is_shown, shown_at = sys.stderr.isatty(), 0.0
+    with contextlib.closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                report: Report = end.value
+                break
+            if is_shown and (step.done == step.total or time.monotonic() - shown_at > FOLLOW_SECONDS):
+                shown_at = time.monotonic()
+                _show_bar(f"{step.phase} {step.done} of {step.total}", step.done / step.total)
+    if is_shown:
+        print(file=sys.stderr)
+    return report
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        _print_json({"layout": plan.layout, "classes": plan.counts(), "mb": round(plan.bytes / 1e6, 1), **_told(plan)})
+        return
+    _print_rows([{"class": name, **counts} for name, counts in plan.counts().items()], as_json=False)
+    what = f"Layout: {plan.layout}; {len(plan.pictures):,} images, {about_size(plan.bytes / 1e6)}."
+    print(what, *plan.sentences(), sep="\n")
+
+
+def _told(what: Plan | Report) -> dict[str, Any]:
+    def plain(one: LeftOut) -> dict[str, Any]:
+        return {"what": one.what, "reason": one.reason, "count": len(one.names), "names": one.names[:KEPT_NAMES]}
+
+    return {"left_out": [plain(one) for one in what.left_out], "remarks": what.remarks}
 
 
 def list_backbones(options: argparse.Namespace) -> None:
@@ -431,8 +499,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dlkit", description="Fine-tune image classifiers, and predict.")
     parser.set_defaults(json=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in (("datasets", list_datasets), ("backbones", list_backbones), ("optimizers", list_optimizers)):
+    datasets = _command(commands, "datasets", list_datasets).add_subparsers(metavar="VERB")
+    _command(datasets, "list", list_datasets)
+    _command(datasets, "delete", delete_dataset).add_argument("name", help="an imported data set")
+    for name, command in (("backbones", list_backbones), ("optimizers", list_optimizers)):
         _command(commands, name, command)
+    importing = _command(commands, "import", import_dataset)
+    importing.add_argument("path", help="a folder or a zip: a folder for each class, or pictures with a label file")
+    importing.add_argument("--name", required=True, help="what the data set is called")
+    importing.add_argument("--labels", metavar="CSV", help="a label file: file name and label in each row")
+    importing.add_argument("--seed", default="0", help="start of the draw of validation pictures (default 0)")
+    importing.add_argument("--plan", action="store_true", help="show what would be imported, and import nothing")
     _command(commands, "fetch", fetch).add_argument("name", help="a data set or a backbone")
     training = _command(commands, "train", train)
     for asking in (
@@ -576,10 +653,13 @@ def _show_progress(run: Run) -> None:
     if not sys.stderr.isatty():
         return
     progress = run.progress
-    done = round(30 * (progress.share or 0))
     left = "" if progress.seconds_left is None else f" {progress.seconds_left:.0f} s left"
-    phase = progress.phase or run.state
-    print(f"\r{'█' * done}{'·' * (30 - done)} {phase}{left}".ljust(78)[:78], end="", file=sys.stderr, flush=True)
+    _show_bar(f"{progress.phase or run.state}{left}", progress.share or 0)
+
+
+def _show_bar(text: str, share: float) -> None:
+    done = round(30 * share)
+    print(f"\r{'█' * done}{'·' * (30 - done)} {text}".ljust(78)[:78], end="", file=sys.stderr, flush=True)
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -641,9 +721,9 @@ def _source(model: str) -> Path | None:
     return folder
 
 
-def _existing(path: str) -> Path:
+def _existing(path: str, what: str = "a picture") -> Path:
     if not os.path.isfile(path):  # unlike Path.is_file it also says no to a path that is too long or not ours
-        raise DlkitError(f"There is no file {path}. Name a picture that exists.")
+        raise DlkitError(f"There is no file {path}. Name {what} that exists.")
     return Path(path)
 
 

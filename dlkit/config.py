@@ -222,7 +222,10 @@ class FinetuneConfig(BaseModel):
         return self
 
     def resolved(self) -> "FinetuneConfig":
-        """Return the same run with every default written out, as it is recorded and trained."""
+        """Return the same run with every default written out, as it is recorded and trained.
+
+        Of an imported data set it names the version, so that later edits change nothing of it.
+        """
         optimizer, schedule = OPTIMIZERS[self.optimizer], SCHEDULES[self.schedule]
         defaults: dict[str, Any] = {**optimizer.settings, **schedule.settings}
         defaults["learning_rate"] = optimizer.learning_rate
@@ -232,9 +235,10 @@ class FinetuneConfig(BaseModel):
             defaults["backbone_rate_factor"], defaults["layer_rate_decay"] = BACKBONE_RATES[self.strategy]
         defaults["label_smoothing"] = 0.0 if self.strategy == "head" else SMOOTHING
         defaults["image_size"] = suggested_image_size(self.dataset, self.backbone)
-        defaults["name"] = f"{DATASETS[self.dataset].title} · {BACKBONES[self.backbone].title} · {self.strategy}"
+        entry = DATASETS[self.dataset]
+        defaults["name"] = f"{entry.title} · {BACKBONES[self.backbone].title} · {self.strategy}"
         missing = {name: value for name, value in defaults.items() if getattr(self, name) in (None, "")}
-        return self.model_copy(update=missing)
+        return self.model_copy(update={**missing, "dataset": entry.pinned})
 
     @property
     def rate(self) -> float:

@@ -52,7 +52,11 @@ class FormulaError(DlkitError):
 
 
 class ImageError(DlkitError):
-    """A file that cannot be read as a picture."""
+    """A file that cannot be read as a picture; `reason` says of several such files what they are: "are damaged"."""
+
+    def __init__(self, message: str, reason: str = "cannot be read") -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class DatasetError(DlkitError):

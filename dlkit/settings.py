@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         0, ge=0, description="CPU threads of a worker; 0 = all cores, of three or more all but one."
     )
     cpu_slots: PositiveInt = Field(1, description="Runs that may use the CPU at the same time.")
-    network_slots: PositiveInt = Field(2, description="Downloads that may go on at the same time.")
+    network_slots: PositiveInt = Field(2, description="Downloads and imports that may go on at the same time.")
     measure_speed: bool = Field(True, description="Try once which number format is quickest here, and remember it.")
     cache_mb: PositiveInt = Field(2048, description="Memory for what a run keeps of pictures, in MB.")
     cache_disk_mb: int = Field(
@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     model_cache_mb: PositiveInt = Field(512, description="Memory for the runs' models that classify, in MB.")
     max_image_mb: PositiveFloat = Field(10, description="Largest picture that is accepted, in MB.")
     max_image_megapixels: PositiveFloat = Field(50, description="Largest picture that is accepted, in megapixels.")
+    import_files: PositiveInt = Field(50_000, description="Files that one import may have.")
+    import_mb: PositiveInt = Field(20_000, description="Disk space for all imported data sets together, in MB.")
     download_timeout_seconds: PositiveFloat = Field(20, description="Silence after which a download counts as broken.")
     warm_up: bool = Field(True, description="Load torch and the ImageNet model when the server starts.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(

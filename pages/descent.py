@@ -411,10 +411,10 @@ def steps_to_target(asking: Asked, paths: Sequence[Path]) -> str:
     found = [steps for path in paths if (steps := reached(asking.loss, path)) is not None]
     if not found:
         return "–"
-    steps, examples = float(np.median(found)), asking.loss.examples
+    median, examples = float(np.median(found)), asking.loss.examples
     share = f" ({len(found)} of {len(paths)})" if len(paths) > 1 else ""
-    seen = f", {steps * paths[0].cost * examples:g} examples" if examples else ""
-    return f"{steps:g}{seen}{share}"
+    seen = "" if examples is None else f", {median * paths[0].cost * examples:g} examples"
+    return f"{median:g}{seen}{share}"
 
 
 STEPS_TITLE = f"Steps to within {TARGET:g}"

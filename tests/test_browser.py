@@ -476,12 +476,12 @@ def test_no_page_is_wider_than_the_screen(
             ("run-mistakes", "runs", {"run": trained, "tab": "Mistakes"}),
             ("run-settings", "runs", {"run": trained, "tab": "Settings"}),
             ("classify", "predict", {"model": trained}),
-            ("run-steered", "runs", {"run": steered}),
             ("descent", "descent", {}),
             ("network", "network", {"network_data": "spiral", "network_classes": "3", "network_steps": "400"}),
             ("network-perceptron", "network", {"network_view": "perceptron", "perceptron_seen": "90"}),
             ("network-softmax", "network", {"network_view": "softmax"}),
             ("network-graph", "network", {"network_view": "graph", "graph_step": "7"}),
+            ("run-steered", "runs", {"run": steered}),
         ):
             page = visitor.open(path, **parameters)
             wide = page.evaluate("() => document.scrollingElement.scrollWidth - window.innerWidth")

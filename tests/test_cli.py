@@ -29,6 +29,7 @@ from dlkit.runs.artifacts import has_bundle
 from dlkit.runs.records import Checkpoint, Failure, Kind, Point, Progress, Run, Slot, State, Wish
 from dlkit.runs.store import Beat
 from dlkit.settings import settings
+from tests.archive_maker import picture, zipped
 from tests.job_home import NEVER, TINY, job_home, processes, wait_for_end, wait_for_worker
 from tests.test_estimate import measured
 
@@ -88,6 +89,103 @@ def train_in_vain(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     sentence = refused(call(capsys, "train", *flags))
     assert service.store().list_runs() == []
     return sentence
+
+
+# Imports
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a zip of two classes with twelve pictures each, one of them damaged, and a file that is none."""
+    content = {f"pets/{name}/{number}.png": picture(number, side=64) for name in "ab" for number in range(12)}
+    path = tmp_path / "photos.zip"
+    path.write_bytes(zipped({**content, "pets/a/0.png": b"torn", "pets/notes.txt": b"hello"}))
+    return path
+
+
+def test_import_says_what_it_made_of_a_zip(dlkit, photos):
+    done = dlkit("import", str(photos), "--name", "pets")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "pets: 2 classes, 19 images to learn from, 4 to be checked with.",
+        "1 file holds no picture and was left out: pets/notes.txt.",
+        "1 of 24 images holds no picture and was left out: pets/a/0.png.",
+    ]
+    assert dlkit("datasets", "--json").json[0]["name"] == "pets"
+    assert dlkit("datasets", "delete", "pets").out == "pets deleted\n"
+    assert "pets" not in DATASETS
+
+
+def test_import_as_json_is_one_document(dlkit, photos):
+    made = dlkit("import", str(photos), "--name", "pets", "--json").json
+    assert (made["train"], made["val"], made["test"], made["classes"]) == (19, 4, 0, ["a", "b"])
+    assert [one["names"] for one in made["left_out"]] == [["pets/notes.txt"], ["pets/a/0.png"]]
+
+
+def test_plan_imports_nothing(dlkit, photos):
+    table = dlkit("import", str(photos), "--name", "pets", "--plan").out
+    assert "Layout: class folders; 24 images" in table
+    assert dlkit("import", str(photos), "--name", "pets", "--plan", "--json").json["classes"]["a"] == {"all": 12}
+    assert "pets" not in DATASETS
+
+
+def test_folder_is_imported_with_a_label_file(dlkit, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    table = tmp_path / "labels.csv"
+    table.write_text("file;label\n" + "".join(f"{number}.png;{'=a' if number % 2 else 'b'}\n" for number in range(6)))
+    made = dlkit("import", str(folder), "--name", "two", "--labels", str(table), "--json").json
+    assert (made["classes"], made["train"], made["val"]) == (["=a", "b"], 4, 2)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("nowhere.zip", "--name", "pets"),
+        (str(ROOT), "--name", "a@b"),
+        (str(ROOT), "--name", "flowers-mini"),
+        (str(ROOT / "tests"), "--name", "pets"),
+        (FLOWER, "--name", "pets"),
+        (str(ROOT), "--name", "pets", "--labels", "nowhere.csv"),
+        ("\0", "--name", "pets"),
+        ("x" * 5000, "--name", "pets"),
+    ],
+)
+def test_import_that_cannot_be_is_refused(dlkit, flags):
+    refused(dlkit("import", *flags))
+    assert "pets" not in DATASETS
+
+
+def test_progress_of_an_import_is_shown_on_a_terminal_and_ctrl_c_keeps_nothing(dlkit, photos, monkeypatch):
+    shown: list[str] = []
+
+    def show(text: str, share: float) -> None:
+        shown.append(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(command_line, "_show_bar", show)
+    assert dlkit("import", str(photos), "--name", "pets").code == 130
+    assert shown == ["checking 8 of 24"]
+    assert "pets" not in DATASETS
+    assert not list((settings().data_folder / "datasets").glob(".*.importing"))
+
+
+@pytest.mark.slow
+def test_imported_set_is_trained_on_by_a_real_worker(photos, tmp_path):
+    with job_home(tmp_path / "home"):
+        assert in_process("import", str(photos), "--name", "my pets").code == 0
+        flags = ("--image-size", "64", "--epochs", "1", "--augmentation", "none", "--json")
+        trained = in_process("train", "--dataset", "my pets", *flags)
+        assert trained.code == 0, trained.err
+        run = service.find(trained.json["run"])
+        assert run.config["dataset"] == "my pets@1"
+        assert run.state == State.SUCCEEDED
+        about = json.loads((service.run_folder(run.id) / "model" / "model.json").read_text())
+        assert about["classes"] == ["a", "b"]
+        assert about["about"]["dataset"]["name"] == "my pets@1"
 
 
 # Catalogs

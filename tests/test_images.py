@@ -4,6 +4,9 @@ import hashlib
 import io
 import random
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from dlkit.data.images import LARGEST_ASPECT, image_digest, read_image, shown_name, thumbnail_jpeg
+from dlkit.data.images import (
+    LARGEST_ASPECT,
+    _heif,
+    _to_rgb,
+    check_picture,
+    image_digest,
+    read_image,
+    read_picture,
+    shown_name,
+    thumbnail_jpeg,
+)
 from dlkit.errors import ImageError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -130,6 +143,17 @@ def test_exif_orientation_is_applied(kind, orientation):
     np.testing.assert_allclose(np.asarray(image), np.asarray(expected), atol=4)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_checking_tells_the_size_as_it_is_read(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        data = saved(Image.new("RGB", (48, 32)), kind, exif=exif)
+        looks, picture = check_picture(data), read_picture(data)
+        assert (looks.width, looks.height) == picture.image.size
+        assert looks.is_first_of_many == picture.is_first_of_many
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"]
@@ -151,10 +175,122 @@ def test_colour_profile_good_or_broken_does_not_matter(kind, profile):
     assert_colour(read(saved(Image.new("RGB", (16, 16), RED), kind, icc_profile=profile)), RED)
 
 
+def icc_profile(space: bytes, **tags: bytes) -> bytes:
+    """Build a colour profile of version 2 by hand: ICC.1:2001-04, sections 6.1 to 6.5."""
+    table, body = b"", b""
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name.encode() + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(content))
+        body += content
+    size = 132 + len(table) + len(body)
+    header = struct.pack(">I4sI4s4s4s12x4s28xIII48x", size, b"", 0x02100000, b"mntr", space, b"XYZ ", b"acsp", *D50)
+    return header + struct.pack(">I", len(tags)) + table + body
+
+
+D50 = (63190, 65536, 54061)  # in parts of 65536
+SRGB_PRIMARIES = ((28578, 14581, 912), (25240, 46982, 6362), (9376, 3973, 46792))
+
+
+def xyz(values: tuple[int, ...]) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">III", *values)
+
+
+def gamma(value: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
+
+
+def rgb_profile(primaries: tuple[tuple[int, ...], ...], exponent: float = 2.2) -> bytes:
+    names = ("rXYZ", "gXYZ", "bXYZ")
+    tags = {name: xyz(values) for name, values in zip(names, primaries, strict=True)}
+    return icc_profile(b"RGB ", wtpt=xyz(D50), **tags, **dict.fromkeys(("rTRC", "gTRC", "bTRC"), gamma(exponent)))
+
+
+SWAPPED = rgb_profile((SRGB_PRIMARIES[1], SRGB_PRIMARIES[0], SRGB_PRIMARIES[2]))
+GREY_OF_GAMMA_1 = icc_profile(b"GRAY", wtpt=xyz(D50), kTRC=gamma(1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_colour_profile_is_applied(kind):
+    assert_colour(read(saved(Image.new("RGB", (16, 16), RED), kind, icc_profile=SWAPPED)), GREEN, tolerance=8)
+
+
+def test_colour_profile_is_applied_whatever_the_mode_and_size():
+    grey = Image.new("L", (16, 16), 55)  # 0.2157 of the light, which sRGB writes as 128
+    assert_colour(read(saved(grey, "PNG", icc_profile=GREY_OF_GAMMA_1)), (128, 128, 128))
+    palette = Image.new("RGB", (16, 16), RED).quantize()
+    assert_colour(read(saved(palette, "PNG", icc_profile=SWAPPED)), GREEN, tolerance=8)
+    half = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    assert_colour(read(saved(half, "PNG", icc_profile=SWAPPED)), WHITE)
+    large = Image.new("RGB", (1500, 1000), RED)
+    assert_colour(read(saved(large, "PNG", icc_profile=SWAPPED)), GREEN, tolerance=8)
+
+
+@pytest.mark.parametrize("profile", [GREY_OF_GAMMA_1, icc_profile(b"CMYK"), SWAPPED + bytes(5 << 20)])
+def test_colour_profile_that_does_not_fit_the_picture_is_ignored(profile):
+    assert_colour(read(saved(Image.new("RGB", (16, 16), RED), "TIFF", icc_profile=profile)), RED)
+
+
+def test_pixels_of_ordinary_pictures_are_those_of_the_decoder():
+    """Also with one of the many profiles of sRGB: runs and figures rest on these numbers."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for options in ({}, {"icc_profile": srgb}, {"icc_profile": rgb_profile(SRGB_PRIMARIES)}, {"progressive": True}):
+        data = saved(noise, "JPEG", **options)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        is_near = options.get("icc_profile") == rgb_profile(SRGB_PRIMARIES)  # gamma 2.2 is not quite sRGB's curve
+        np.testing.assert_allclose(np.asarray(read(data)), expected, atol=20 if is_near else 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "kind"),
+    [("RGBA", (255, 0, 0, 0), "PNG"), ("LA", (0, 128), "PNG"), ("I;16", 32768, "PNG"), ("F", 0.5, "TIFF")],
+)
+def test_large_picture_is_converted_in_bands_without_a_seam(mode, colour, kind):
+    small, large = (np.asarray(read(saved(Image.new(mode, size, colour), kind))) for size in ((9, 9), (1100, 2003)))
+    assert large.shape == (2003, 1100, 3)
+    assert (large == small[0, 0]).all()
+
+
+def test_white_of_a_float_picture_is_that_of_all_its_bands():
+    values = np.zeros((2000, 1000), dtype=np.float32)
+    values[1999, 999] = 250
+    values[0, 0] = 125
+    found = np.asarray(read(saved(Image.fromarray(values), "TIFF")))
+    assert found[0, 0, 0] == 125
+    assert found[1999, 999, 0] == 250
+
+
+def test_twelve_bits_are_scaled_to_eight():
+    data = bytearray(saved(Image.new("I;16", (8, 8)), "TIFF"))
+    (directory,) = struct.unpack("<I", data[4:8])
+    (count,) = struct.unpack("<H", data[directory : directory + 2])
+    for entry in range(directory + 2, directory + 2 + 12 * count, 12):
+        if struct.unpack("<H", data[entry : entry + 2]) == (258,):  # bits a sample
+            data[entry + 8] = 12
+    assert_colour(read(bytes(data[:-128]) + b"\xff" * 128), WHITE)
+
+
+def test_premultiplied_grey_and_other_rare_modes_are_converted():
+    assert_colour(_to_rgb(Image.new("La", (4, 4), (0, 0))), WHITE)
+    assert_colour(_to_rgb(Image.new("PA", (4, 4))), WHITE)
+    assert_colour(_to_rgb(Image.new("RGBa", (4, 4))), WHITE)
+    assert_colour(_to_rgb(Image.new("HSV", (4, 4), (0, 255, 255))), RED)
+    assert_colour(_to_rgb(Image.new("LAB", (4, 4), (255, 128, 128))), WHITE, tolerance=8)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_first_frame_of_an_animation_is_read(kind):
+def test_first_frame_of_an_animation_is_read_and_said(kind):
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, WHITE)]
-    assert_colour(read(saved(frames[0], kind, save_all=True, append_images=frames[1:])), RED)
+    found = read_picture(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert_colour(found.image, RED)
+    assert found.is_first_of_many
+    assert not read_picture(saved(frames[0], kind)).is_first_of_many
+
+
+def test_second_frame_that_is_broken_does_not_matter():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN)]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert_colour(read(data[: data.rindex(b"\x2c") + 4] + b"\x3b"), RED)
 
 
 def test_first_picture_of_an_mpo_is_read():
@@ -190,8 +326,6 @@ def test_extremely_long_picture_is_refused(size):
         (b"hello, this is text renamed to photo.jpg", "not a picture that can be read here. Use JPEG, PNG"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG drawings cannot be read here"),
         (b"<svg onload='alert(1)'/>", "SVG drawings cannot be read here"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC photos cannot be read here: export it as JPEG."),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC photos cannot be read here: export it as JPEG."),
         (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF pictures cannot be read here"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript drawings cannot be read here"),
         (b"%PDF-1.7\n", "PDF documents cannot be read here"),
@@ -205,6 +339,24 @@ def test_extremely_long_picture_is_refused(size):
 def test_what_is_no_picture_is_refused_with_advice(data, sentence):
     with pytest.raises(ImageError, match=sentence):
         read(data)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_without_its_reader_is_refused_with_advice(brand, monkeypatch):
+    monkeypatch.setattr("dlkit.data.images._heif", lambda: False)
+    with pytest.raises(ImageError, match=r"HEIC photos cannot be read here: export it as JPEG\. Where pillow-heif is"):
+        read(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic")
+
+
+def test_heic_is_read_where_its_reader_is_installed():
+    pytest.importorskip("pillow_heif", reason="pillow-heif, which reads HEIC, is not installed")
+    assert _heif()
+    photo = Image.new("RGB", (64, 48), RED)
+    assert_colour(read(saved(photo, "HEIF", quality=95)), RED, tolerance=8)
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        read(saved(photo, "HEIF")[:200])
+    with pytest.raises(ImageError, match="megapixels"):
+        read(saved(photo, "HEIF"), max_megapixels=0.001)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
@@ -243,6 +395,56 @@ def png_with_size(width: int, height: int) -> bytes:
 def test_too_many_pixels_are_refused_by_the_header(build, side):
     with pytest.raises(ImageError, match=r"megapixels|too many pixels"):
         read(build(side, side))
+
+
+def test_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    data = saved(Image.new("RGB", (2000, 2000)), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    started = time.perf_counter()
+    with pytest.raises(ImageError, match="more than 50 scans"):
+        read(data[:-2] + 1000 * scan + data[-2:])
+    assert time.perf_counter() - started < 1
+    assert read(data).size == (2000, 2000)
+
+
+def test_progressive_jpeg_has_a_limit_of_its_own():
+    data = saved(Image.new("RGB", (1000, 800)), "JPEG", progressive=True)
+    with pytest.raises(ImageError, match=r"progressive JPEG of 1 megapixels; the limit for these is 0\.5"):
+        read(data, max_megapixels=1)
+    assert read(data, max_megapixels=1.6).size == (1000, 800)
+
+
+def test_several_files_of_one_fault_have_one_reason():
+    reasons = {}
+    for data in (b"", b"text", b"\x89PNG\r\n\x1a\n", b"<svg/>", png_with_size(8_000, 8_000), b"x" * 2000):
+        with pytest.raises(ImageError) as caught:
+            read(data, max_mb=0.0015)
+        reasons[data[:4]] = caught.value.reason
+    assert list(reasons.values()) == [
+        "are empty",
+        "hold no picture",
+        "have more than 50 megapixels",
+        "are in a format that cannot be read here (SVG drawings)",
+        "are larger than 0.0015 MB",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "1"])
+def test_checking_the_largest_picture_takes_a_bounded_time_and_memory(mode):
+    """It is checked in a process of its own, which has kept nothing of others."""
+    data = saved(Image.new(mode, (7000, 7000)), "PNG")
+    code = (
+        "import resource, sys, time\n"
+        "from dlkit.data.images import check_picture\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before, started, data = peak(), time.process_time(), sys.stdin.buffer.read()\n"
+        "check_picture(data)\n"
+        "print(peak() - before, time.process_time() - started)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=data, check=True, capture_output=True)
+    growth, seconds = map(float, done.stdout.split())
+    assert growth < 300
+    assert seconds < 2
 
 
 def test_limits_are_those_that_were_given():
@@ -328,7 +530,10 @@ def fuzz_seeds() -> dict[str, tuple[bytes, Callable[[bytes], bytes]]]:
 
 def outcome(data: bytes) -> str:
     try:
-        return read_image(data, max_megapixels=0.1, max_mb=1).mode
+        image = read_image(data, max_megapixels=0.1, max_mb=1)
+        looks = check_picture(data)
+        assert (looks.width, looks.height) == image.size
+        return image.mode
     except ImageError as error:
         return str(error)
 

@@ -24,12 +24,14 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.datasets import DATASETS, OFFICIAL
 from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.schedules import SCHEDULES
 from dlkit.config import FinetuneConfig, describe, parse, settings_in_use
 from dlkit.data.dataset import open_dataset
 from dlkit.data.images import image_digest
+from dlkit.data.importing import import_pictures, open_source
+from dlkit.data.plans import make_plan
 from dlkit.data.split import FileSplit
 from dlkit.errors import ConfigError, ImageError, StoreError
 from dlkit.estimate import by_strategy
@@ -43,6 +45,7 @@ from pages.parts import launch as launching
 from pages.parts import steering, warmth
 from pages.parts.forms import RATES
 from pages.parts.kept import Kept
+from tests.archive_maker import picture, zipped
 from tests.live_server import REPOSITORY
 from tests.test_estimate import SIZE, measured
 from tests.test_store import only_readable  # noqa: F401
@@ -1138,11 +1141,71 @@ def test_gallery_shows_every_data_set() -> None:
         assert entry.title in texts(app)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_every_data_set_has_a_page(name: str) -> None:
     app = opened("data", dataset=name)
     assert title(app) == DATASETS[name].title
     assert not app.error
+
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def evil_set(tmp_path: Path) -> str:
+    """Import a data set that is called like its classes, and return its name."""
+    labels = (EVIL, "[a](https://evil.example) **b** :red[c] $x$", "=1+1")
+    folder = tmp_path / "photos"
+    for number in range(len(labels)):
+        (folder / str(number)).mkdir(parents=True)
+        for place in range(3):
+            (folder / str(number) / f"{place}.png").write_bytes(picture(10 * number + place, side=64))
+    rows = "".join(f'{number}/{place}.png;"{label}"\n' for number, label in enumerate(labels) for place in range(3))
+    with open_source(folder) as source:
+        for _ in import_pictures(source, make_plan(source, rows.encode()), EVIL):
+            pass
+    return EVIL
+
+
+@pytest.mark.parametrize("tab", ["Look", "Class balance", "What the model sees"])
+def test_imported_set_has_a_page_on_which_names_are_names(evil_set: str, tab: str) -> None:
+    app = opened("data", dataset=evil_set, tab=tab)
+    assert title(app) == EVIL
+    assert not app.error
+    assert EVIL not in "\n".join(str(element.value) for element in [*app.title, *app.markdown, *app.caption])
+    for chart in app.get("plotly_chart"):
+        assert "&lt;img" in chart.proto.spec
+        assert "<img" not in chart.proto.spec.replace("\\u003c", "<")
+
+
+def test_imported_set_is_in_the_gallery_and_can_be_chosen_for_a_run(evil_set: str) -> None:
+    assert EVIL in texts(opened("data"))
+    app = opened("train", dataset=evil_set)
+    assert app.selectbox(key="dataset").value == EVIL
+    assert not app.error
+
+
+def test_link_to_a_version_of_a_data_set_is_followed(evil_set: str) -> None:
+    app = opened("train", dataset=f"{evil_set}@1")
+    assert not app.error
+    assert app.selectbox(key="dataset").value == f"{evil_set}@1"
+    app.button(key="launch").click().run()
+    assert service.store().list_runs()[0].config["dataset"] == f"{evil_set}@1"
+
+
+def test_set_that_was_imported_anew_by_the_same_name_is_not_the_one_before(evil_set: str, tmp_path: Path) -> None:
+    opened("data", dataset=evil_set)
+    service.delete_dataset(evil_set)
+    content = {
+        f"{label}/{number}.png": picture(90 + number, side=32) for label in ("new", "other") for number in (0, 1)
+    }
+    (tmp_path / "new.zip").write_bytes(zipped(content))
+    with open_source(tmp_path / "new.zip") as source:
+        for _ in import_pictures(source, make_plan(source), evil_set):
+            pass
+    app = opened("data", dataset=evil_set)
+    assert "other" in texts(app)
+    assert "red[c]" not in texts(app)
 
 
 @pytest.mark.parametrize("tab", ["Look", "Class balance", "What the model sees"])

@@ -1,13 +1,16 @@
 """The data sets that may be chosen: what each one is, where it comes from, how its files lie.
 
-Nothing here reads or fetches: `dlkit.data` does. Addresses and MD5 digests are those of torchvision 0.29, except that
-CIFAR-10 is its authors' binary version, so that no pickle is ever read.
+Beside those that are listed here there are the imported ones. Nothing here reads pictures or fetches: `dlkit.data`
+does. Addresses and MD5 digests are those of torchvision 0.29, except that CIFAR-10 is its authors' binary version, so
+that no pickle is ever read.
 """
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlkit.catalog.imported import VERSION_MARK, records
 from dlkit.catalog.remote import RemoteFile
 from dlkit.errors import UnknownChoice
 
@@ -17,8 +20,9 @@ class DatasetEntry:
     """One data set. `image_size` is the typical short side in pixels.
 
     `layout` names the function in `dlkit.data.layouts` that finds images and labels; `options` are its arguments.
-    An entry without `files` is always here: it is the `sample` that is shipped (a path below dlkit/samples), or it is
-    drawn by its layout.
+    An entry without `files` is always here: it is the `sample` that is shipped (a path below dlkit/samples), it is
+    drawn by its layout, or it was imported: then `folder` and `version` tell where it lies. `pinned` is the name by
+    which a run says which version it means; of sets that have none it is the name.
     """
 
     name: str
@@ -34,6 +38,12 @@ class DatasetEntry:
     files: tuple[RemoteFile, ...] = ()
     sample: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    version: int = 0
+    pinned: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pinned", self.pinned or self.name)
 
     @property
     def download_mb(self) -> float:
@@ -329,4 +339,54 @@ _ENTRIES = (
     ),
 )
 
-DATASETS: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
+
+class ImportedSets(Mapping[str, DatasetEntry]):
+    """The imported sets as they are now: by name in their newest version, and each version as NAME@2.
+
+    Only the names themselves are listed.
+    """
+
+    def __getitem__(self, key: str) -> DatasetEntry:
+        if not isinstance(key, str):  # whatever stands in a record or a form
+            raise KeyError(key)
+        known = records()
+        name, mark, version = key.rpartition(VERSION_MARK)
+        record = known.get(name if mark else key)
+        if record is None:
+            raise KeyError(key)
+        versions = record["versions"]
+        for number in versions[-1:] if not mark else versions:
+            if not mark or str(number["number"]) == version:
+                return _imported_entry(key, record, number)
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(records())
+
+    def __len__(self) -> int:
+        return len(records())
+
+
+def _imported_entry(key: str, record: Mapping[str, Any], version: Mapping[str, Any]) -> DatasetEntry:
+    number, newest = version["number"], record["versions"][-1]["number"]
+    return DatasetEntry(
+        name=key,
+        title=record["name"] if number == newest else f"{record['name']} (version {number})",
+        summary=f"Imported from {record['source']} on {record['imported_at'][:10]}.",
+        classes=version["classes"],
+        train_images=version["train"],
+        val_images=version["val"],
+        image_size=version["image_size"],
+        licence="Your own",
+        source=record["source"],
+        layout="manifest",
+        options={"version": number},
+        folder=record["folder"],
+        version=number,
+        pinned=f"{record['name']}{VERSION_MARK}{number}",
+    )
+
+
+OFFICIAL: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
+#: all that may be chosen; the imported ones are read only
+DATASETS: ChainMap[str, DatasetEntry] = ChainMap(OFFICIAL, ImportedSets())  # type: ignore[arg-type]

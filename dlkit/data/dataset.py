@@ -1,6 +1,7 @@
 """Data sets by name: is it here, bring it here, open it.
 
-A fetched set lies in DLKIT_HOME/datasets/NAME. It appears there by one rename, so what is visible is whole.
+A fetched set lies in DLKIT_HOME/datasets/NAME, an imported one in a folder that nobody has named. Either appears there
+by one rename, so what is visible is whole.
 """
 
 import hashlib
@@ -94,7 +95,9 @@ def open_dataset(name: str) -> Dataset:
 
 
 def _folder(entry: DatasetEntry) -> Path:
-    return SAMPLES / entry.sample if entry.sample else settings().data_folder / "datasets" / entry.name
+    if entry.sample:
+        return SAMPLES / entry.sample
+    return settings().data_folder / "datasets" / (entry.folder or entry.name)
 
 
 def _build(entry: DatasetEntry, downloads: Path, staging: Path) -> Iterator[FetchProgress]:
@@ -132,9 +135,8 @@ def _list(entry: DatasetEntry, folder: Path) -> Dataset:
         _check_labels(found)
         return Dataset(entry.name, found.classes, found.train, found.val, _fingerprint(found))
     except _DAMAGES as error:
-        raise DatasetError(
-            f"{entry.title} is damaged ({error}). Delete {_folder(entry)} if it is there and fetch it again."
-        ) from error
+        advice = "Delete it and import it again." if entry.folder else f"Delete {_folder(entry)} and fetch it again."
+        raise DatasetError(f"{entry.title} is damaged ({error}). {advice}") from error
 
 
 def _check_labels(found: Listing) -> None:

@@ -5,7 +5,6 @@ missing or misshapen it raises as it comes, most often OSError or ValueError: `d
 """
 
 import gzip
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +16,10 @@ import numpy as np
 
 from dlkit.data.flower_names import FLOWER_NAMES
 from dlkit.data.shapes import SHAPES, draw_shapes
-from dlkit.data.split import ArraySplit, FileSplit, Split
+from dlkit.data.split import ArraySplit, FileSplit, Split, StoredSplit, lot
 
 PICTURE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+MANIFEST_FORMAT = 1
 Options = Mapping[str, Any]
 
 
@@ -54,7 +54,7 @@ def unsplit_class_folders(folder: Path, options: Options) -> Listing:
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
     train, val = [], []
     for label, name in enumerate(names):
-        pictures = sorted(_pictures(root / name), key=lambda picture: _lot(picture.name, options["seed"]))
+        pictures = sorted(_pictures(root / name), key=lambda picture: lot(picture.name, options["seed"]))
         count = round(len(pictures) * options["val_share"])
         val += [(picture, label) for picture in sorted(pictures[:count])]
         train += [(picture, label) for picture in sorted(pictures[count:])]
@@ -170,6 +170,34 @@ def dtd(folder: Path, options: Options) -> Listing:
     return Listing(tuple(names), train, val)
 
 
+def manifest(folder: Path, options: Options) -> Listing:
+    """An imported set: images/DIGEST, told by one manifest a version; `dlkit.data.importing` writes it."""
+    told = json.loads((folder / manifest_name(options["version"])).read_text())
+    if told["format"] != MANIFEST_FORMAT:
+        raise ValueError(f"its manifest is of format {told['format']}, not {MANIFEST_FORMAT}")
+    pictures = told["pictures"]
+    labels, splits = np.array(pictures["label"], dtype=np.int64), np.array(pictures["split"])
+
+    def part(split: str) -> StoredSplit:
+        indices = np.flatnonzero(splits == split)
+        if not len(indices):
+            raise ValueError("a split has no pictures")
+        paths = tuple(image_path(pictures["sha256"][index]) for index in indices)
+        return StoredSplit(labels[indices], folder, paths, tuple(pictures["name"][index] for index in indices))
+
+    return Listing(tuple(told["classes"]), part("train"), part("val"))
+
+
+def manifest_name(version: int) -> str:
+    """Return the name of a version's manifest in the folder of its set."""
+    return f"manifest-{version}.json"
+
+
+def image_path(digest: str) -> str:
+    """Return where an imported picture lies in the folder of its set."""
+    return f"images/{digest}"
+
+
 LAYOUTS: dict[str, Callable[[Path, Options], Listing]] = {
     layout.__name__: layout
     for layout in (
@@ -184,6 +212,7 @@ LAYOUTS: dict[str, Callable[[Path, Options], Listing]] = {
         oxford_pets,
         food_101,
         dtd,
+        manifest,
     )
 }
 
@@ -205,11 +234,6 @@ def _array(title: str, images: np.ndarray, labels: np.ndarray) -> ArraySplit:
 def _pictures(folder: Path) -> list[Path]:
     found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
     return sorted(path for path in found if not path.name.startswith("."))
-
-
-def _lot(name: str, seed: int) -> str:
-    """Draw a lot that depends on nothing but the name and the seed, whatever the version of numpy."""
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
 def _spaced(name: str) -> str:

@@ -1,6 +1,8 @@
 """One part of a data set: labels in memory, pictures read one at a time from files or from an array."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,7 @@ class Split(ABC):
 
     @abstractmethod
     def sizes(self) -> list[int]:
-        """Return numbers for the fingerprint: the bytes of each file, or the shape of the array."""
+        """Return numbers for the fingerprint: the bytes of each file, its digest, or the shape of the array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,22 @@ class FileSplit(Split):
 
 
 @dataclass(frozen=True, eq=False)
+class StoredSplit(FileSplit):
+    """Pictures whose files are called by their content (SHA-256); `shown` is what they were called before."""
+
+    shown: tuple[str, ...]
+
+    def read(self, index: int) -> Image.Image:
+        return read_image(self.folder / self.names[index], name=self.shown[index])
+
+    def name(self, index: int) -> str:
+        return self.shown[index]
+
+    def sizes(self) -> list[int]:
+        return [int(name.rpartition("/")[2][:15], 16) for name in self.names]  # tells more than the bytes of a file
+
+
+@dataclass(frozen=True, eq=False)
 class ArraySplit(Split):
     """Pictures in one uint8 array, (N, H, W) grey or (N, H, W, 3) colour; `title` is "train" or "test"."""
 
@@ -68,3 +86,32 @@ class ArraySplit(Split):
 
     def sizes(self) -> list[int]:
         return list(self.images.shape)
+
+
+def draw_validation(labels: Sequence[str], groups: Sequence[str], share: float, seed: int) -> list[bool]:
+    """Return which pictures become validation: of each class about `share`, the same on every machine.
+
+    Pictures of one group stay together. A class with two groups or more has one of them at least on either side; one
+    with a single group is for training.
+    """
+    members: dict[str, dict[str, list[int]]] = {}
+    for index, (label, group) in enumerate(zip(labels, groups, strict=True)):
+        members.setdefault(label, {}).setdefault(group, []).append(index)
+    is_val: dict[str, bool] = {}
+    for label in sorted(members):
+        of_class = members[label]
+        wanted = max(1, round(share * sum(map(len, of_class.values()))))
+        taken = sum(len(of_class[group]) for group in of_class if is_val.get(group))
+        free = sorted((group for group in of_class if group not in is_val), key=lambda group: lot(group, seed))
+        learns = any(not is_val[group] for group in of_class if group in is_val)
+        for place, group in enumerate(free):
+            is_last = place == len(free) - 1 and not learns
+            is_val[group] = taken < wanted and not is_last
+            taken += len(of_class[group]) * is_val[group]
+            learns |= not is_val[group]
+    return [is_val[group] for group in groups]
+
+
+def lot(name: str, seed: int) -> str:
+    """Draw a lot that depends on nothing but the name and the seed, whatever the version of numpy."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()

@@ -20,7 +20,7 @@ from dlkit import files, locks, machine
 from dlkit.errors import StoreError
 from dlkit.evidence import worker_threads
 from dlkit.runs import service
-from dlkit.runs.records import Failure, Kind, Run, Slot, State, Wish
+from dlkit.runs.records import Failure, Run, Slot, State, Wish
 from dlkit.settings import settings
 
 POLL_SECONDS = 0.1
@@ -115,7 +115,7 @@ class Watch:
 
     def _start(self, run: Run) -> subprocess.Popen[bytes]:
         """Start a worker; return the process without which it cannot begin: its own, or the one that forks it."""
-        warm = self._warm.start(run) if self._warm is not None and run.kind != Kind.FETCH else None
+        warm = self._warm.start(run) if self._warm is not None and run.needs != Slot.NETWORK else None
         return warm or start_worker(run)
 
     def forget(self) -> None:

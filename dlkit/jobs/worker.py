@@ -11,17 +11,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dlkit import files, machine
 from dlkit.catalog.backbones import BACKBONES
+from dlkit.catalog.imported import records
 from dlkit.config import FinetuneConfig, parse
 from dlkit.data.dataset import prepare
 from dlkit.data.fetch import FetchProgress
+from dlkit.data.importing import ImportProgress, Report, import_pictures
+from dlkit.data.plans import make_plan, read_labels_of
+from dlkit.data.uploads import drop_upload, open_upload
 from dlkit.data.weights import fetch_weights, has_weights
 from dlkit.errors import (
     BundleError,
@@ -348,11 +352,38 @@ def measure(run: Run, reporter: Reporter) -> dict[str, Any]:
     return {"seconds": reporter.worked}
 
 
+def import_upload(run: Run, reporter: Reporter) -> dict[str, Any]:
+    """Import what was sent, from the beginning at each attempt; what was sent is forgotten when that has succeeded."""
+    upload, name = run.config["upload"], run.config["name"]
+    if run.id not in (record["folder"] for record in records().values()):  # else an attempt died just after it
+        with open_upload(upload, run.config["title"]) as source:
+            table = read_labels_of(source, run.config["labels"])
+            steps = import_pictures(source, make_plan(source, *table), name, seed=run.config["seed"], identity=run.id)
+            with closing(steps):
+                report = _follow_import(steps, reporter)
+        drop_upload(upload)
+        return {"dataset": name, "report": report.sentences(), **report.counts}
+    drop_upload(upload)
+    return {"dataset": name}
+
+
+def _follow_import(steps: Generator[ImportProgress, None, Report], reporter: Reporter) -> Report:
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            report: Report = end.value
+            return report
+        _heed(reporter)
+        reporter.say(Progress(f"{step.phase} images", step.done / step.total))
+
+
 TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {
     Kind.FINETUNE: finetune,
     Kind.FETCH: fetch,
     Kind.FIND: find,
     Kind.MEASURE: measure,
+    Kind.IMPORT: import_upload,
 }
 
 

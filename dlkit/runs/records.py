@@ -44,6 +44,7 @@ class Kind(StrEnum):
     FETCH = "fetch"
     FIND = "find"  # a learning rate
     MEASURE = "measure"  # what the parts of a training cost
+    IMPORT = "import"  # pictures that were sent
 
 
 class Slot(StrEnum):
@@ -51,7 +52,7 @@ class Slot(StrEnum):
 
     GPU = "gpu"
     CPU = "cpu"
-    NETWORK = "network"
+    NETWORK = "network"  # downloads and imports: they need no torch
 
 
 class Priority(IntEnum):

@@ -19,9 +19,11 @@ from typing import Any
 from dlkit import files, locks, machine
 from dlkit.catalog import choose
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
-from dlkit.errors import ConfigError, DeviceError, RunError
+from dlkit.data import uploads
+from dlkit.data.shelf import delete_import, free_name, sweep_imports
+from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
 from dlkit.settings import child_environment, settings
@@ -103,6 +105,40 @@ def submit_fetch(what: str, name: str, actor: str = LOCAL_USER) -> Run:
         if not run.has_ended and run.config == {"what": what, "name": name}:
             return resume(run.id, actor) if run.state == State.PAUSED else run
     return _queue(Kind.FETCH, f"Fetch {entry.title}", {"what": what, "name": name}, Slot.NETWORK, actor)
+
+
+def submit_import(
+    upload: str, title: str, name: str, labels: str | None = None, seed: int = 0, actor: str = LOCAL_USER
+) -> Run:
+    """Queue the import of what was sent (`dlkit.data.uploads`) as the data set `name`; `title` is what it is called.
+
+    `labels` names the file in it that is the label file; None leaves it to the layout. DatasetError where the name
+    cannot be.
+    """
+    config = {"upload": upload, "title": title, "name": free_name(name), "labels": labels, "seed": seed}
+    return _queue(Kind.IMPORT, f"Import {config['name']}", config, Slot.NETWORK, actor)
+
+
+def sweep() -> None:
+    """Remove what imports that were killed have left, and what was sent a day ago and waits for no import."""
+    sweep_imports()
+    waiting = [run for run in store().list_runs(Kind.IMPORT) if not run.has_ended]
+    uploads.sweep_uploads([str(run.config["upload"]) for run in waiting])
+
+
+def delete_dataset(name: str) -> None:
+    """Delete an imported data set with all its versions; DatasetError where a run that has not ended uses it."""
+    folder = dataset_entry(name).folder
+    using = [run.name for kind in Kind for run in store().list_runs(kind) if not run.has_ended and _uses(run, folder)]
+    if folder and using:
+        which = "it end, or cancel it," if len(using) == 1 else "them end, or cancel them,"
+        raise DatasetError(f"{DATASETS[name].title} is used by {', '.join(using[:5])}. Let {which} first.")
+    delete_import(name)
+
+
+def _uses(run: Run, folder: str) -> bool:
+    entry = DATASETS.get(str(run.config.get("dataset")))
+    return entry is not None and entry.folder == folder
 
 
 def submit_find(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_USER) -> Run:

@@ -134,6 +134,9 @@ def _text(setting: Setting, default: Any) -> str:
 def _choice(setting: Setting) -> str:
     """Draw a choice: few as buttons, many as a list; entries of a catalog show their titles, which are longer."""
     catalog, options = CATALOGS.get(setting.name, {}), list(setting.choices or ())
+    asked = st.query_params.get(setting.name)
+    if asked is not None and asked not in options and asked in catalog:  # a version of a data set is in no list
+        options.append(asked)
     draw = partial(st.segmented_control, required=True) if len(options) <= (3 if catalog else 4) else st.selectbox
     return link.choose(
         draw,

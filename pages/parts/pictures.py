@@ -5,15 +5,22 @@ from collections.abc import Sequence
 import streamlit as st
 from PIL import Image
 
+from dlkit.catalog.datasets import dataset_entry
 from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset, is_here, open_dataset
 from dlkit.errors import DlkitError
 from dlkit.figures.pictures import contact_sheet
 
 
-@st.cache_resource(max_entries=6, show_spinner=False)
 def dataset_of(name: str) -> Dataset:
     """Return an open data set; it is read only, so all sessions share it."""
+    entry = dataset_entry(name)
+    return _opened(entry.pinned, entry.folder)
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _opened(name: str, folder: str) -> Dataset:
+    """Open a set; an imported one may be deleted and another imported by its name, which is another folder."""
     return open_dataset(name)
 
 

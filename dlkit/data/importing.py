@@ -1,0 +1,259 @@
+"""Bring pictures of one's own into the data folder: every one checked, kept by its content, visible when all are there.
+
+A set is a folder that nobody has named: `images/DIGEST` with the files as they came, `manifest-1.json` with classes,
+splits and names, and `set.json`, by which the catalog knows it. A later version is another manifest over the same
+images.
+"""
+
+import json
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dlkit import files, machine
+from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME
+from dlkit.data.images import Looks, check_picture, image_digest
+from dlkit.data.labels import Labelled
+from dlkit.data.layouts import MANIFEST_FORMAT, image_path, manifest_name
+from dlkit.data.plans import Plan
+from dlkit.data.shelf import check_room, free_name, names_alone, staging, sweep_imports
+from dlkit.data.sources import FEW, Folder, Ledger, LeftOut, Source
+from dlkit.data.split import draw_validation
+from dlkit.data.zips import Zip
+from dlkit.errors import DatasetError, ImageError
+from dlkit.settings import settings
+
+VAL_SHARE = 0.2
+HANDFUL = 8  # pictures that a thread takes at a time: handing over costs as much as checking a small one
+KEPT_NAMES = 1000  # of files that were left out, for each reason
+
+
+@dataclass(frozen=True)
+class ImportProgress:
+    """How many of how many pictures were looked at; `phase` is "checking" or "keeping"."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of an import: pictures in each split, what was left out of all that were found, and remarks."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    found: int
+    left_out: tuple[LeftOut, ...]
+    remarks: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        """Return the whole truth, one sentence each, what was imported first."""
+        parts = [f"{self.counts[split]:,} {word}" for split, word in _SPLIT_WORDS.items() if self.counts.get(split)]
+        first = f"{self.name}: {len(self.classes):,} classes, {', '.join(parts)}."
+        told = [one.sentence(self.found if one.what == "images" else None) for one in self.left_out]
+        return [first, *told, *self.remarks]
+
+
+_SPLIT_WORDS = {"train": "images to learn from", "val": "to be checked with", "test": "kept for testing"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One picture that was checked and written."""
+
+    planned: Labelled
+    digest: str
+    looks: Looks
+
+
+Results = list[tuple[Labelled, Kept | ImageError]]
+
+
+def open_source(path: Path) -> Source:
+    """Return the folder or the zip at `path`, to be closed; DatasetError where it is neither."""
+    return Folder(path) if os.path.isdir(path) else Zip(path)  # unlike Path.is_dir it takes any name
+
+
+def import_pictures(
+    source: Source,
+    plan: Plan,
+    name: str,
+    *,
+    seed: int = 0,
+    val_share: float = VAL_SHARE,
+    identity: str | None = None,
+) -> Generator[ImportProgress, None, Report]:
+    """Check and keep the pictures of a plan as the data set `name`; to cancel is to stop asking.
+
+    Pictures without a split are divided by class, copies of one staying together. `identity`, 32 digits that nobody
+    else uses, becomes the folder's name: by it an asker knows whether the set is there already.
+
+    Raises DatasetError where the name is taken, the room for imports is used up, or too little is left of the pictures,
+    and DiskFullError; after each of them, and after it was cancelled, nothing of the set is left.
+    """
+    name = free_name(name)
+    check_room(plan)
+    sweep_imports()
+    identity = identity or secrets.token_hex(16)
+    with staging(identity) as folder:
+        try:
+            kept, ledger = yield from _keep_all(source, plan, folder)
+            yield ImportProgress("keeping", len(plan.pictures), len(plan.pictures))
+            kept, remarks = _divided(plan, kept, ledger, val_share, seed)
+            report = _report(name, plan, kept, ledger.close(), remarks)
+            _write(folder, name, plan, kept, report, seed)
+            with names_alone():
+                free_name(name)  # somebody else may have been quicker
+                os.replace(folder, folder.parent / identity)
+            files.to_disk(folder.parent)
+        except OSError as error:
+            if error.errno in files.FULL:
+                raise files.disk_full(folder.parent, plan.bytes, name) from error
+            raise DatasetError(f"{name} could not be written ({error.strerror}). Check the data folder.") from error
+    return report
+
+
+def _keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
+    """Check every picture in some threads, and write those that are whole; in the order of the plan."""
+    ledger, kept, done = Ledger(plan.left_out), [], 0
+    (folder / "images").mkdir()
+    for handful in _in_threads(partial(_keep_some, source, folder), plan.pictures):
+        for planned, result in handful:
+            if isinstance(result, Kept):
+                kept.append(result)
+            else:
+                ledger.add(result.reason, planned.file.name, "images")
+        done += len(handful)
+        yield ImportProgress("checking", done, len(plan.pictures))
+    return kept, ledger
+
+
+def _in_threads(
+    work: Callable[[Sequence[Labelled]], Results], pictures: Sequence[Labelled]
+) -> Generator[Results, None, None]:
+    """Yield what becomes of the pictures, a handful at a time and in order; only some are under way at a time."""
+    count = machine.cores()
+    pool, waiting = ThreadPoolExecutor(count), deque[Future[Results]]()
+    try:
+        for start in range(0, len(pictures), HANDFUL):
+            waiting.append(pool.submit(work, pictures[start : start + HANDFUL]))
+            if len(waiting) > 2 * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _keep_some(source: Source, folder: Path, pictures: Sequence[Labelled]) -> Results:
+    results: Results = []
+    for planned in pictures:
+        try:
+            results.append((planned, _keep(source, folder, planned)))
+        except ImageError as error:
+            results.append((planned, error))
+    return results
+
+
+def _keep(source: Source, folder: Path, planned: Labelled) -> Kept:
+    data = source.read(planned.file, round(settings().max_image_mb * 1e6))
+    looks = check_picture(data, name=planned.file.name)
+    digest = image_digest(data)
+    with suppress(FileExistsError), (folder / image_path(digest)).open("xb", buffering=0) as file:
+        file.write(data)  # unless a copy of it is there
+    return Kept(planned, digest, looks)
+
+
+def _divided(
+    plan: Plan, kept: list[Kept], ledger: Ledger, val_share: float, seed: int
+) -> tuple[list[Kept], tuple[str, ...]]:
+    """Give every picture a split, and return remarks about classes; DatasetError where too little is left."""
+    drawn = [one for one in kept if one.planned.split is None]
+    is_val = draw_validation([one.planned.label for one in drawn], [one.digest for one in drawn], val_share, seed)
+    splits = iter("val" if flag else "train" for flag in is_val)
+    kept = [
+        one if one.planned.split else replace(one, planned=replace(one.planned, split=next(splits))) for one in kept
+    ]
+    learnt = {one.planned.label for one in kept if one.planned.split == "train"}
+    checked = {one.planned.label for one in kept if one.planned.split == "val"}
+    kept = [one for one in kept if one.planned.label in learnt]
+    if len(learnt) < 2 or not checked & learnt:
+        raise DatasetError(_too_little(plan, len(learnt), ledger.close()))
+    remarks = list(plan.remarks)
+    if gone := set(plan.classes) - learnt:
+        remarks.append(f"Nothing to learn from is left of these classes, so they are left out: {_some(gone)}.")
+    if learnt - checked and not any("no image to be checked with" in remark for remark in remarks):
+        remarks.append(f"These classes have no image to be checked with: {_some(learnt - checked)}.")
+    if moving := [one.planned.file.name for one in kept if one.looks.is_first_of_many]:
+        remarks.append(f"Of animations and files of several pages the first picture is taken: {_some(moving)}.")
+    return kept, tuple(remarks)
+
+
+def _too_little(plan: Plan, classes: int, left_out: Sequence[LeftOut]) -> str:
+    why = " ".join(one.sentence(len(plan.pictures)) for one in left_out if one.what == "images")
+    if classes < 2:
+        return f"Too few images of {plan.title} can be read: a classifier needs two classes or more. {why}".strip()
+    told = f"Every class of {plan.title} has only one image that can be used, copies not counted."
+    return f"{told} Each needs two: one to learn from, one to be checked with. {why}".strip()
+
+
+def _report(
+    name: str, plan: Plan, kept: Sequence[Kept], left_out: tuple[LeftOut, ...], remarks: tuple[str, ...]
+) -> Report:
+    classes = tuple(sorted({one.planned.label for one in kept}))
+    counts = {split: sum(one.planned.split == split for one in kept) for split in _SPLIT_WORDS}
+    found = len(plan.pictures) + sum(len(one.names) for one in plan.left_out if one.what == "images")
+    return Report(name, classes, counts, found, left_out, remarks)
+
+
+def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Report, seed: int) -> None:
+    """Write manifest and record, and wait until the images have reached the disk."""
+    labels = {label: number for number, label in enumerate(report.classes)}
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "version": 1,
+        "made_at": made_at,
+        "made_by": f"import of {plan.title} ({plan.layout})",
+        "seed": seed,
+        "classes": report.classes,
+        "pictures": {
+            "sha256": [one.digest for one in kept],
+            "label": [labels[one.planned.label] for one in kept],
+            "split": [one.planned.split for one in kept],
+            "name": [one.planned.file.name for one in kept],
+            "bytes": [one.planned.file.size for one in kept],
+            "width": [one.looks.width for one in kept],
+            "height": [one.looks.height for one in kept],
+        },
+        "left_out": [asdict(replace(one, names=one.names[:KEPT_NAMES])) for one in report.left_out],
+        "remarks": report.remarks,
+    }
+    version = {
+        "number": 1,
+        "made_at": made_at,
+        "classes": len(report.classes),
+        **report.counts,
+        "image_size": round(median(min(one.looks.width, one.looks.height) for one in kept)),
+    }
+    record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
+    record |= {"bytes": sum({one.digest: one.planned.file.size for one in kept}.values()), "versions": [version]}
+    os.sync()  # thousands of files at once: quicker than one after the other
+    files.write_whole(folder / manifest_name(1), json.dumps(manifest, ensure_ascii=False).encode())
+    files.write_whole(folder / RECORD_NAME, json.dumps(record, ensure_ascii=False).encode())
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")

@@ -328,3 +328,43 @@ def test_boxes_get_their_values_forward_and_their_gradients_backward():
 def test_hostile_names_stay_names_in_the_picture():
     app = opened(network_data="own", network_points="0,0,<b>; 1,1,<b>; 0,1,<i>; 1,0,<i>")
     assert live_of(app).training.task.points.classes == ("<b>", "<i>")
+
+
+def test_look_inside_follows_the_step_and_the_network():
+    app = press(opened(network_batch="20"), "one_batch")
+    app.number_input(key="network_row").set_value(20)
+    app.selectbox(key="network_parameter").set_value("2.weight")
+    again(app)
+    app.selectbox(key="network_place").set_value("7,7")
+    again(app)
+    assert not errors(press(app, "one_example"))
+    app.text_input(key="network_hidden").set_value("3")
+    assert not errors(again(app))
+    assert not errors(press(app, "one_batch"))
+
+
+def test_playing_network_waits_while_another_view_is_shown():
+    app = press(opened(), "play")
+    app.segmented_control(key="network_view").set_value("perceptron")
+    again(app)
+    app.segmented_control(key="network_view").set_value("network")
+    assert not errors(again(app))
+    assert app.button(key="do_play").label == "Pause"
+
+
+def test_wall_of_xor_leads_to_a_network_that_climbs_it():
+    app = press(opened(network_view="perceptron", perceptron_data="xor"), "to_network")
+    live = live_of(app)
+    assert app.selectbox(key="network_data").value == "xor"
+    for _ in range(20):
+        press(app, "one_epoch")
+    assert live.training.curve[-1].train_accuracy > 0.95
+
+
+def test_gradients_that_vanish_are_told():
+    live = Live(asked.read({"hidden": "8,8,8,8,8,8,8,8", "activation": "sigmoid"}))
+    live.batches(1)
+    sent = opened_message(picture(live))
+    assert "vanishes" in sent["flow"]
+    signals = [row["signal"] for row in sent["rows"]]
+    assert signals[0] < 1e-3 * signals[-1]

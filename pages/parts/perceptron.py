@@ -23,7 +23,18 @@ NUMBERS = {
     "seen": Number("Examples seen", 0, 0, MOST_SEEN, is_whole=True),
 }
 DATA = {name: entry.title for name, entry in POINT_SETS.items()}
-CONTROLS = ("view", "data", *NUMBERS, "one_example", "one_mistake", "one_epoch", "restart", "text", "code")
+CONTROLS = (
+    "view",
+    "data",
+    *NUMBERS,
+    "one_example",
+    "one_mistake",
+    "one_epoch",
+    "restart",
+    "to_network",
+    "text",
+    "code",
+)
 GOOD = f"{PREFIX}good"
 
 
@@ -48,6 +59,7 @@ def show() -> None:
     points = drawn(data, COUNT, 2, NOISE, seed)
     show_buttons(points, rate, seed, seen)
     show_line(points, rate, seed, seen)
+    lesson.ask_button("to_network", "Learn these with a hidden layer", "hub", lambda: to_network(data))
     lesson.show_text(VIEWS["perceptron"])
     lesson.show_code(code_of_perceptron(rate))
 
@@ -65,6 +77,12 @@ def show_buttons(points: Points, rate: float, seed: int, seen: int) -> None:
         )
         lesson.ask_button("one_epoch", "One epoch", "redo", lambda: see((seen // epoch + 1) * epoch))
         lesson.ask_button("restart", "Start again", "restart_alt", lambda: see(0))
+
+
+def to_network(data: str) -> None:
+    """Go to the view of networks, with the same kind of points."""
+    st.session_state["network_view"] = "network"
+    st.query_params["network_data"] = data
 
 
 def see(seen: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 
 from dlkit.catalog.activations import ACTIVATIONS
+from dlkit.catalog.formulas import latex_number
 from dlkit.catalog.initialisations import INITIALISATIONS
 from dlkit.catalog.point_sets import POINT_SETS
 from dlkit.catalog.views import VIEWS
@@ -297,7 +298,7 @@ def show_inside(live: Live) -> None:
         st.markdown(f"**Update** of {escape_markdown(name)} at {place}")
         for update in update_written_out(training, step, name, place):
             formula = f"{update.formula} = " if update.formula else ""
-            st.latex(f"{update.symbol} = {formula}{update.value:.6g}")
+            st.latex(f"{update.symbol} = {formula}{latex_number(update.value)}")
 
 
 def show_network() -> None:

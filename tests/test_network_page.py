@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dlkit.catalog.formulas import latex_number
 from dlkit.figures.lessons import graph_figure
 from dlkit.figures.network import MOST_POINTS, MOST_UNITS, SIDE, latex_array, picture
 from dlkit.lab import asked
@@ -189,7 +190,7 @@ def test_step_is_written_out():
     assert r"\operatorname{softmax}" in written
     assert r"\hat m" in written
     step = live_of(app).last
-    assert f"{step.look.parameters[0]:.6g}" in written
+    assert latex_number(step.look.parameters[0]) in written
 
 
 def test_code_is_that_of_the_network():
@@ -223,6 +224,7 @@ def test_picture_holds_the_network_and_stays_small(hidden):
 def test_matrices_are_written_as_far_as_there_is_room():
     assert latex_array(np.float64(0.25)) == "0.25"
     assert latex_array(np.array([1.0, 2.0])) == r"\begin{bmatrix}1 & 2\end{bmatrix}"
+    assert latex_array(np.array([-0.0])) == r"\begin{bmatrix}0\end{bmatrix}"
     assert latex_array(np.zeros((9, 9))).count("0 &") == 64
 
 

@@ -156,7 +156,7 @@ def latex_array(values: Array, most: int = 8) -> str:
     """Write numbers, (), (n,) or (n, m), as LaTeX: a number, a row in brackets, or a matrix; of many the first."""
     if not values.ndim:
         return latex_number(float(f"{float(values):.4g}"))
-    rows = np.atleast_2d(values)
+    rows = np.atleast_2d(values) + 0.0  # no −0
     cells = [[latex_number(float(f"{one:.4g}")) for one in row[:most].tolist()] for row in rows[:most]]
     cells = [[*row, r"\cdots"] if rows.shape[1] > most else row for row in cells]
     if len(rows) > most:

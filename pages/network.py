@@ -57,7 +57,7 @@ def ask() -> tuple[dict[str, str], Points | None]:
     """Let the visitor choose points, network and optimizer; DlkitError where points of their own will not do."""
     with st.container(border=True):
         values, problem, points = {}, None, None
-        grid = st.grid(columns=4, min_column_width=110)
+        grid = st.grid(columns=5, min_column_width=110)
         with grid:
             data = choice("data", "Data", DATA, "circles")
         if data in POINT_SETS:

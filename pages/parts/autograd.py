@@ -95,10 +95,11 @@ def show_steps(graph: Graph) -> None:
         sender, receiver = (escape_markdown(graph.nodes[place].text) for place in (one.sender, one.receiver))
         st.markdown(f"**Backward, step {step - len(forward)} of {len(graph.backward)}**: from {sender} to {receiver}")
         slope = " = ".join(dict.fromkeys(one.latex.split(" = ")))  # of a sum it is 1, which is not written twice
-        st.latex(
-            rf"\text{{own derivative: }} {slope}; \quad \text{{gradient}} \cdot \text{{it}} = {one.gradient:.6g} \cdot "
-            rf"{one.slope:.6g} = {one.share:.6g}, \quad \text{{in all so far }} {one.total:.6g}"
-        )
+        share = rf"\text{{gradient}} \cdot \text{{it}} = {one.gradient:.6g} \cdot {one.slope:.6g} = {one.share:.6g}"
+        with st.container(horizontal=True, gap="large"):
+            st.latex(rf"\text{{own derivative: }} {slope}", width="content")
+            st.latex(share, width="content")
+            st.latex(rf"\text{{in all so far }} {one.total:.6g}", width="content")
     st.plotly_chart(graph_figure(graph, step), width="stretch", key=f"{PREFIX}figure")
     if step == most:
         told = ", ".join(f"∂/∂{escape_markdown(name)} = {value:.6g}" for name, value in graph.gradients().items())

@@ -76,11 +76,10 @@ def show_sliders(question: Question) -> None:
 def show_judged(question: Question) -> None:
     """Show probabilities, targets and gradient, both losses, and what happens to the letter of the formula."""
     judged, squared = question.judge(), question.by_squared_error()
-    st.latex(
-        r"p_i = \frac{e^{z_i / T}}{\sum_j e^{z_j / T}}, \quad L = -\sum_i q_i \log p_i = "
-        rf"{judged.loss:.6g}, \quad \frac{{\partial L}}{{\partial z}} = \frac{{p - y}}{{T}}"
-        r"\text{ without smoothing and weights}"
-    )
+    with st.container(horizontal=True, gap="large", vertical_alignment="center"):
+        st.latex(r"p_i = \frac{e^{z_i / T}}{\sum_j e^{z_j / T}}", width="content")
+        st.latex(rf"L = -\sum_i q_i \log p_i = {judged.loss:.6g}", width="content")
+        st.latex(r"\frac{\partial L}{\partial z} = \frac{p - y}{T} \text{ if unsmoothed}", width="content")
     left, right = st.columns(2)
     left.plotly_chart(judged_figure(judged), width="stretch", key=f"{PREFIX}judged")
     curves = losses_figure(question.along_right_logit(), question.logits[question.label])

@@ -13,7 +13,10 @@ pages = {
         st.Page("runs.py", title="Runs", icon=":material/monitoring:"),
         st.Page("predict.py", title="Classify", icon=":material/image_search:"),
     ],
-    "Understand": [st.Page("descent.py", title="Descent", icon=":material/moving:")],
+    "Understand": [
+        st.Page("descent.py", title="Descent", icon=":material/moving:"),
+        st.Page("network.py", title="Network", icon=":material/hub:"),
+    ],
 }
 
 st.set_page_config(page_title="dlkit studio", page_icon="🌻", layout="wide")

@@ -478,6 +478,10 @@ def test_no_page_is_wider_than_the_screen(
             ("run-settings", "runs", {"run": trained, "tab": "Settings"}),
             ("classify", "predict", {"model": trained}),
             ("descent", "descent", {}),
+            ("network", "network", {"network_data": "spiral", "network_classes": "3", "network_steps": "400"}),
+            ("network-perceptron", "network", {"network_view": "perceptron", "perceptron_seen": "90"}),
+            ("network-softmax", "network", {"network_view": "softmax"}),
+            ("network-graph", "network", {"network_view": "graph", "graph_step": "7"}),
             ("run-steered", "runs", {"run": steered}),
         ):
             page = visitor.open(path, **parameters)
@@ -736,6 +740,68 @@ def stroke(page: "Page", *points: tuple[int, int]) -> None:
     for across, down in rest:
         page.mouse.move(box["x"] + across, box["y"] + down, steps=5)
     page.mouse.up()
+
+
+def test_network_learns_live_and_cheaply_and_is_edited(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    def steps() -> int:
+        return int(page.locator(".net .worth").inner_text().split(",")[0].removeprefix("Step "))
+
+    def cpu_seconds() -> float:
+        used = psutil.Process(server.process.pid).cpu_times()
+        return float(used.user + used.system)
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("network", network_data="spiral", network_classes="3")
+        expect(page.locator(".net .worth")).to_contain_text("Step 0,", timeout=PATIENT_MS)
+        page.get_by_role("button", name="Train", exact=True).click()
+        page.wait_for_function("() => /^Step [1-9]/.test(document.querySelector('.net .worth').textContent)")
+        before, used, begun = steps(), cpu_seconds(), time.monotonic()
+        page.wait_for_timeout(8000)
+        taken, used, seconds = steps() - before, cpu_seconds() - used, time.monotonic() - begun
+        assert used / seconds <= 0.5, "of a core"
+        assert taken / seconds == pytest.approx(60, rel=0.3)
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_visible()
+        settle(page)
+        shown = steps()
+        address_has(page, network_steps=str(shown))
+        page.reload()
+        expect(page.locator(".net .worth")).to_contain_text(f"Step {shown},", timeout=PATIENT_MS)
+        page.get_by_role("button", name="Unit 1 of layer 1").click()
+        bias = page.get_by_role("textbox", name="bias", exact=True)
+        bias.fill("-9")
+        bias.press("Enter")
+        page.wait_for_function("() => document.querySelector('.net .unit legend').textContent.includes('dead')")
+        bias.fill("much")
+        bias.press("Enter")
+        expect(page.get_by_text("A weight must be a number")).to_be_visible()
+        page.get_by_role("checkbox", name="Edges show the last gradient").check()
+        visitor.picture("network")
+        assert visitor.complaints == []
+
+
+def test_points_of_a_network_are_drawn(browser: "Browser", server: LiveServer) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("network", network_data="own")
+        plane = page.locator(".net .plane")
+        expect(page.get_by_role("button", name="new class 2")).to_be_visible(timeout=PATIENT_MS)
+        page.get_by_role("button", name="new class 2").click()
+        plane.click(position={"x": 30, "y": 30})
+        plane.click(position={"x": 60, "y": 30})
+        expect(page.get_by_role("textbox", name="Your points")).to_have_value(
+            re.compile(r"0\.80,1; -1\.\d+,1\.\d+,2; -\d\.\d+,1\.\d+,2$"), timeout=PATIENT_MS
+        )
+        expect(page.get_by_role("button", name="Class 2", exact=True)).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_role("button", name="new class 3")).to_be_visible()
+        plane.click(position={"x": 30, "y": 30})
+        expect(page.get_by_role("textbox", name="Your points")).not_to_have_value(
+            re.compile(r"-1\.\d+,1\.\d+,2"), timeout=PATIENT_MS
+        )
+        assert visitor.complaints == []
 
 
 def launch(page: "Page") -> str:

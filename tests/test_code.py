@@ -9,7 +9,7 @@ from dlkit.catalog.activations import ACTIVATIONS
 from dlkit.catalog.initialisations import INITIALISATIONS
 from dlkit.catalog.updates import RULES
 from dlkit.lab import asked, softmax
-from dlkit.lab.code import code_of_graph, code_of_question, code_of_task
+from dlkit.lab.code import code_of_graph, code_of_perceptron, code_of_question, code_of_task
 from dlkit.lab.graph import graph_of
 from dlkit.lab.learning import NETWORK_RULES
 from dlkit.lab.network import Network
@@ -112,3 +112,10 @@ def test_code_of_a_network_has_its_layers_and_loss(values):
 def test_code_says_what_torch_cannot_do():
     assert "torch always corrects the bias" in code_of_task(asked.read({"bias_correction": 0}, POINTS))
     assert "torch always" not in code_of_task(asked.read({}, POINTS))
+
+
+def test_code_of_the_perceptron_finds_a_line():
+    points, labels = drawn("blobs", 60, 2, 0.03, 0).train()
+    found = run(code_of_perceptron(0.5), points=torch.tensor(points), labels=torch.tensor(labels))
+    assert found["mistakes"] == 0
+    assert (((torch.tensor(points) @ found["weights"] + found["bias"]) > 0) == torch.tensor(labels == 1)).all()

@@ -21,7 +21,8 @@ from dlkit.descent.asked import default_rate
 from dlkit.descent.losses import Surface
 from dlkit.descent.race import Competitor, explained, race
 from dlkit.descent.verdicts import verdict
-from dlkit.figures.descent import message, microscope, scene
+from dlkit.figures.descent import microscope, scene
+from dlkit.figures.message import message
 from dlkit.settings import settings
 from pages.parts import races
 from tests.live_server import REPOSITORY

@@ -16,7 +16,7 @@ from dlkit.lab.backpropagation import sum_written_out, written_out
 from dlkit.lab.learning import NETWORK_RULES, Task, Training
 from dlkit.lab.looking import flow, health, maps
 from dlkit.lab.network import Network, Plan
-from dlkit.lab.perceptron import Perceptron
+from dlkit.lab.perceptron import Perceptron, after, next_mistake
 from dlkit.lab.points import DOMAIN, MOST_BYTES, by_hand, drawn, read_csv
 from dlkit.lab.softmax import softmax
 from tests.small_networks import gradient_of, in_torch, parameter_of
@@ -515,3 +515,19 @@ def test_all_problems_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         asked.read({"hidden": "0", "dropout": 2, "batch": 0, "l1": -1})
     assert len(caught.value.problems) == 4
+
+
+def test_perceptron_after_so_many_examples_is_the_one_that_saw_them():
+    points = drawn("xor", 40, 2, 0.0, 0)
+    perceptron = Perceptron(points, 0.5, seed=2)
+    steps = [perceptron.step() for _ in range(100)]
+    found = after(points, 100, 0.5, seed=2)
+    close(found.perceptron.weights, perceptron.weights)
+    assert found.mistakes == tuple(sum(step.is_mistake for step in steps[at : at + 40]) for at in (0, 40, 80))
+    mistakes = [step.number for step in steps if step.is_mistake]
+    assert next_mistake(points, mistakes[3], 1000, 0.5, seed=2) == mistakes[4]
+
+
+def test_perceptron_without_a_mistake_left_goes_to_the_end():
+    points = drawn("blobs", 40, 2, 0.0, 0)
+    assert next_mistake(points, 400, 500) == 500

@@ -4,14 +4,12 @@ The browser gets all steps at once and moves through them by itself, so the mess
 16 a number, long paths every so many steps.
 """
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from dlkit.catalog.surfaces import Point
 from dlkit.catalog.updates import GIVEN, RULES, SYMBOLS
@@ -19,32 +17,15 @@ from dlkit.descent.losses import Array, FiniteSum, Loss, grid, known_value
 from dlkit.descent.maps import Basins, Sweep, curvatures
 from dlkit.descent.race import Competitor, Path, explained
 from dlkit.descent.verdicts import Verdict
-from dlkit.figures.palette import MARK
+from dlkit.figures.message import WORD, column, message
+from dlkit.figures.palette import COLOURS, MARK
 from dlkit.words import escape_html
 
 GRID = 61  # places along each side
 STEP_TICKS = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
-WORD = 4  # bytes, to which what is sent is aligned
 UNDEFINED_BITS = 0xFFFF
 MOST_BYTES = 150 * 1024  # of a message; names and formulas take OVERHEAD of it
 OVERHEAD = 14_000
-#: told apart by most colour-blind readers, on light and on dark: Okabe and Ito's, then Tol's
-COLOURS = (
-    "#0072b2",
-    "#e07020",
-    "#009e73",
-    "#cc79a7",
-    "#a67c00",
-    "#56a5d8",
-    "#d04040",
-    "#7a5fb5",
-    "#5c8a3a",
-    "#8a8f98",
-    "#b5548e",
-    "#2f8f8f",
-    "#946b4a",
-    "#6b7fd6",
-)
 
 
 def scene(
@@ -224,31 +205,6 @@ def _surface(heights: Array) -> dict[str, Any]:
     steps = np.where(is_there, np.round((heights - low) / ((high - low) or 1.0) * UNDEFINED_BITS - 0.5), 0)
     bits = np.where(is_there, np.clip(steps, 0, UNDEFINED_BITS - 1), UNDEFINED_BITS).astype("<u2")
     return {"surface": bits, "heights": [low, high]}
-
-
-def column(values: Array) -> NDArray[np.float32]:
-    """Return an array as the browser gets it: float32, row by row."""
-    with np.errstate(over="ignore"):
-        return values.astype("<f4").reshape(-1)
-
-
-def message(scene: Mapping[str, Any]) -> bytes:
-    """Return a scene as bytes: the length of its JSON (32 bits), the JSON, and the arrays that the JSON points to.
-
-    An array stands in the JSON as {"array": [kind, where it begins, how many numbers]}, counted from the JSON's end,
-    which lies on a multiple of four bytes; the kind is numpy's: "f4" or "u2".
-    """
-    body = bytearray()
-
-    def placed(values: NDArray[Any]) -> dict[str, Any]:
-        start = len(body)
-        body.extend(values.tobytes())
-        body.extend(b"\0" * (-len(body) % WORD))
-        return {"array": [values.dtype.str[1:], start, values.size]}
-
-    text = json.dumps(scene, default=placed).encode()
-    text += b" " * (-len(text) % WORD)
-    return len(text).to_bytes(WORD, "little") + text + bytes(body)
 
 
 def basins_figure(found: Basins, title: str) -> go.Figure:

@@ -17,6 +17,7 @@ from dlkit.lab.network import Plan
 from dlkit.lab.points import FEWEST, MOST, MOST_CLASSES, Points, drawn
 
 MOST_LAYERS, MOST_UNITS = 8, 64
+NO_LAYER = "none"  # what is written where an empty field stands for the default
 #: rates that suit small networks, where they are not the rule's own
 RATES = {
     "gradient-descent": 0.5,
@@ -54,9 +55,9 @@ def default_rate(rule: str) -> float:
 
 
 def read_hidden(text: str) -> tuple[int, ...]:
-    """Read the units of the hidden layers, as in 8,8; nothing: no hidden layer. ConfigError with a sentence."""
+    """Read the units of the hidden layers, as in 8,8; nothing, or "none": no layer. ConfigError with a sentence."""
     unit = Number("Units of a layer", None, 1, MOST_UNITS, is_whole=True)
-    parts = text.split(",") if text.strip() else []
+    parts = text.split(",") if text.strip() not in ("", NO_LAYER) else []
     if len(parts) > MOST_LAYERS:
         raise ConfigError([f"There may be {MOST_LAYERS} hidden layers; got {len(parts)}. Leave some out."])
     found = [unit.read("hidden", part) for part in parts]

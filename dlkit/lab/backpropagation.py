@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from dlkit.catalog.formulas import latex_number
 from dlkit.catalog.point_sets import Array
-from dlkit.lab.learning import Look, Task, Training
+from dlkit.catalog.updates import SYMBOLS
+from dlkit.lab.learning import NETWORK_RULES, Look, Step, Task, Training
 from dlkit.lab.network import Layer, Network, Pass
 
 
@@ -41,6 +44,31 @@ def sum_written_out(network: Network, look: Look, number: int, unit: int, row: i
     written = [rf"{_signed(weight)} \cdot {_held(value)}" for weight, value in products]
     total = latex_number(float(passed.sums[row, unit]))
     return f"{' '.join([*written, _signed(bias)]).removeprefix('+ ')} = {total}"
+
+
+@dataclass(frozen=True)
+class Updated:
+    """One line of an update rule for one weight: `symbol` = `formula` in LaTeX, and its value."""
+
+    symbol: str
+    formula: str
+    value: float
+
+
+def update_written_out(training: Training, step: Step, name: str, place: tuple[int, ...]) -> list[Updated]:
+    """Return the lines that moved one number of the network, "1.weight" at (0, 1); IndexError where it is not there.
+
+    "g" is its gradient; the last line, the step, was added to it.
+    """
+    task, rule = training.task, NETWORK_RULES[training.task.rule]
+    at = int(training.network.parts(np.arange(training.network.parameters.size, dtype=float))[name][place])
+    formulas = rule.formulas({**rule.settings, **task.settings})
+    first = [Updated("w", "", float(step.look.parameters[at])), Updated("g", "", float(step.look.gradient[at]))]
+    values = {line: np.ravel(step.values[line]) for line in formulas}
+    return first + [
+        Updated(SYMBOLS[line], formula.latex(SYMBOLS), float(values[line][at if values[line].size > 1 else 0]))
+        for line, formula in formulas.items()
+    ]
 
 
 def _signed(value: float) -> str:

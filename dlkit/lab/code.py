@@ -61,6 +61,23 @@ def code_of_question(question: Question) -> str:
     )
 
 
+def code_of_perceptron(rate: float) -> str:
+    """Return the code of the perceptron's rule; the points and labels are for the reader to give."""
+    return (
+        "import torch\n\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "# points: a tensor (N, 2); labels: a tensor (N,) of 0 and 1\n"
+        "weights, bias = torch.zeros(2), 0.0\n"
+        f"for epoch in range({EPOCHS}):\n"
+        "    mistakes = 0\n"
+        "    for point, side in zip(points, 2 * labels - 1):\n"
+        "        if side * (weights @ point + bias) <= 0:\n"
+        f"            weights, bias = weights + {rate} * side * point, bias + {rate} * side\n"
+        "            mistakes += 1\n"
+        "    print(epoch, mistakes)\n"
+    )
+
+
 def code_of_task(task: Task) -> str:
     """Return the code of a small network that learns; the points and labels are for the reader to give."""
     return "\n".join(

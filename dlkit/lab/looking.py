@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dlkit.catalog.point_sets import Array
 from dlkit.descent.losses import Domain, grid
@@ -74,7 +75,7 @@ def health(network: Network, points: Array, step: Step) -> list[Health]:
     return found
 
 
-def flat(layer: Layer, passed: Pass) -> np.ndarray:
+def flat(layer: Layer, passed: Pass) -> NDArray[np.bool_]:
     """Tell at which examples the slope of a layer's units is zero, (N, units) bool."""
     if layer.activation is None:
         return np.zeros(passed.sums.shape, bool)

@@ -76,3 +76,33 @@ class Perceptron:
         line = np.append(self.weights, self.bias)
         margin = np.abs(inputs @ line).min() / np.linalg.norm(line)
         return float(((inputs**2).sum(1).max()) / margin**2)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A perceptron after so many examples: the last one, and the mistakes of each epoch, the last perhaps not whole."""
+
+    perceptron: Perceptron
+    last: Correction | None
+    mistakes: tuple[int, ...]
+
+
+def after(points: Points, seen: int, rate: float = 1.0, seed: int = 0) -> Seen:
+    """Return what a perceptron has learnt from the first `seen` examples."""
+    perceptron, last, mistakes = Perceptron(points, rate, seed), None, []
+    epoch = len(points.train()[1])
+    for number in range(seen):
+        if number % epoch == 0:
+            mistakes.append(0)
+        last = perceptron.step()
+        mistakes[-1] += last.is_mistake
+    return Seen(perceptron, last, tuple(mistakes))
+
+
+def next_mistake(points: Points, seen: int, most: int, rate: float = 1.0, seed: int = 0) -> int:
+    """Return how many examples are seen with the next mistake; `most` where none comes before."""
+    perceptron = after(points, seen, rate, seed).perceptron
+    for number in range(seen + 1, most):
+        if perceptron.step().is_mistake:
+            return number
+    return most

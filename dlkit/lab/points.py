@@ -63,6 +63,11 @@ def by_hand(rows: Iterable[Sequence[object]]) -> Points:
     return _checked([(f"Point {number}", row) for number, row in enumerate(rows, 1)])
 
 
+def read_points(text: str) -> Points:
+    """Read points as a link has them, "x,y,class; x,y,class"; DatasetError with the number of one that is none."""
+    return by_hand([part.split(",") for part in text.split(";") if part.strip()])
+
+
 def read_csv(data: bytes) -> Points:
     """Read lines of x, y and class; a first line of names may be there. Both axes are scaled to -1 to 1.
 

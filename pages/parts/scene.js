@@ -1,7 +1,6 @@
 // A surface in three dimensions and from above, paths on it, and one step with its numbers. All steps are here: moving
 // through them asks the server nothing. Camera and zoom stay as they are when new paths come.
 
-const PLOTLY = "/vendor/plotly.js";
 const FRAME_MILLISECONDS = 60;
 const UNDEFINED = "#9aa0a6";  // grey: there the loss is not defined
 
@@ -16,27 +15,6 @@ export default function ({ data, parentElement }) {
     draw(root, state);
   }, () => (root.querySelector(".fault").textContent = "The plots could not be loaded. Reload the page."));
   return () => stop(root, state);
-}
-
-function loadPlotly() {
-  if (window.Plotly) return Promise.resolve();
-  window.dlkitPlotly ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    Object.assign(script, { src: PLOTLY, onload: resolve, onerror: reject });
-    document.head.append(script);
-  });
-  return window.dlkitPlotly;
-}
-
-// The bytes of `figures.descent.message`: the length of the JSON, the JSON, and the arrays that it points to.
-function decoded(bytes) {
-  const { buffer } = bytes.slice(), word = 4, length = new DataView(buffer).getUint32(0, true), body = word + length;
-  const kinds = { f4: Float32Array, u2: Uint16Array };
-  return JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, word, length)), (_, value) => {
-    if (!value?.array) return value;
-    const [kind, start, count] = value.array;
-    return new kinds[kind](buffer, body + start, count);
-  });
 }
 
 function read(data) {
@@ -68,13 +46,6 @@ function placeOf(path, tick, data) {
   const evaluations = tick * data.unit, last = path.x.length - 1;
   if (evaluations >= path.evaluations[last] - 1e-9) return last;
   return Math.floor(evaluations / (path.cost * data.stride) + 1e-9);
-}
-
-function colours(root) {
-  const style = getComputedStyle(root);
-  const of = (name, otherwise) => style.getPropertyValue(name).trim() || otherwise;
-  return { text: of("--st-text-color", "#1b1f24"), back: of("--st-background-color", "#fff"),
-           soft: of("--st-secondary-background-color", "#f3f6f9") };
 }
 
 function traces(data, tick, spatial) {

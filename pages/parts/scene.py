@@ -1,8 +1,8 @@
 """The descent's plots as one component: steps are taken in the browser, and the camera stays where it is."""
 
-from pathlib import Path
-
 import streamlit as st
+
+from pages.parts.scripts import script
 
 HTML = """
 <div class="scene">
@@ -51,11 +51,11 @@ _component = st.components.v2.component(
     "dlkit_scene",
     html=HTML,
     css=CSS,
-    js=(Path(__file__).parent / "scene.js").read_text(encoding="utf-8"),
+    js=script("scene.js"),
     isolate_styles=False,  # Plotly writes its own styles into the page
 )
 
 
 def show(scene: bytes, *, key: str) -> None:
-    """Draw what `figures.descent.message` has made."""
+    """Draw what `figures.descent.scene` has made."""
     _component(data=scene, key=key, height="content")

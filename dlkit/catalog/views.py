@@ -1,4 +1,4 @@
-"""The views of the network page, each with what a newcomer reads beside it."""
+"""The views of the pages Network and Tensors, each with what a newcomer reads beside it."""
 
 from dataclasses import dataclass
 
@@ -72,3 +72,82 @@ _ENTRIES = (
 )
 
 VIEWS: dict[str, ViewEntry] = {entry.name: entry for entry in _ENTRIES}
+
+_OF_TENSORS = (
+    ViewEntry(
+        "shapes",
+        "Shapes",
+        "A tensor is numbers in a block, and its shape says how many there are along each dimension. One number has no "
+        "dimension, a row has one, a grid two. A colour picture has three: channel, row, column; a batch of pictures "
+        "four; a batch of films five.",
+        "Every layer says which shape it takes and which it gives back. Most errors that a newcomer meets are two "
+        "shapes that do not fit.",
+        "Rows and columns are mixed up: t[1, 2] is row 1, column 2, both counted from 0. Pictures are height before "
+        "width, while most picture programs say width before height.",
+        "PyTorch documentation, torch.Tensor",
+        "https://docs.pytorch.org/docs/stable/tensors.html",
+    ),
+    ViewEntry(
+        "indexing",
+        "Indexing",
+        "Each index stands for one dimension, in order. A number takes one place of it, and the dimension is gone; "
+        "from:to takes a stretch, without its end; : takes all; ... stands for all that are not named; None puts a "
+        "dimension of one in; a list takes places in any order.",
+        "What is taken by numbers and stretches is the same memory, so writing into it changes the tensor it came "
+        "from, and nothing is copied. A list makes a copy.",
+        "t[1] and t[1:2] are taken for the same. The first has a dimension less.",
+        "PyTorch documentation, torch.Tensor: indexing and slicing",
+        "https://docs.pytorch.org/docs/stable/tensor_view.html",
+    ),
+    ViewEntry(
+        "broadcasting",
+        "Broadcasting",
+        "Two shapes are put below each other, the last dimensions above each other. Sizes fit where they are equal, or "
+        "one of them is 1 or missing: that one is repeated, without being copied. The pale cells are repeated ones.",
+        "A bias is added to every example of a batch, and each channel has its own mean taken off, without a loop.",
+        "Shapes fit by accident: (3,) and (3, 1) make (3, 3), so a difference of predictions and labels may become a "
+        "square of all differences, and the loss is wrong without any error.",
+        "PyTorch documentation, Broadcasting semantics",
+        "https://docs.pytorch.org/docs/stable/notes/broadcasting.html",
+    ),
+    ViewEntry(
+        "memory",
+        "Views and strides",
+        "In memory a tensor is one long row. Its strides say how many places to go on for the next element along each "
+        "dimension, its offset where it begins. Transposing changes the strides and moves nothing; a stride of 0 "
+        "shows one element many times. Then 99 is written into the first element of the result: where memory is "
+        "shared, the first tensor has it, too.",
+        "Views cost nothing, however large the tensor is. What cannot be said with strides has to be copied.",
+        "A view is kept and changed where a copy was meant: clone() makes one. And view() refuses what reshape() "
+        "silently copies.",
+        "PyTorch documentation, Tensor views",
+        "https://docs.pytorch.org/docs/stable/tensor_view.html",
+    ),
+    ViewEntry(
+        "numbers",
+        "Number types",
+        "A floating-point number is a sign, an exponent and a fraction of fixed length, so most numbers are rounded to "
+        "the next that can be written so. float32 has seven digits, float16 and bfloat16 half of the memory and three "
+        "digits or two; bfloat16 reaches as far as float32. Whole types wrap around at their end.",
+        "Networks learn well in 16 bits, twice as fast on most GPUs. But a small step added to a large number can be "
+        "rounded away: see what a thousand of them come to.",
+        "Numbers are compared with ==. And pictures are kept as uint8, where 200 + 100 is 44: convert before you "
+        "compute.",
+        "Goldberg 1991, What every computer scientist should know about floating-point arithmetic",
+        "https://doi.org/10.1145/103162.103163",
+    ),
+    ViewEntry(
+        "devices",
+        "Devices",
+        "A tensor lives in the memory of one device, and what is computed with it is computed there. .to(…) copies it "
+        "to another one.",
+        "A GPU multiplies matrices many times faster, but what it multiplies has to get there first. So models and "
+        "batches are moved once, and results stay until they are needed.",
+        "Model and batch are on different devices: torch refuses to add them. And a GPU works while Python goes on, so "
+        "a clock that is not told to wait measures nothing.",
+        "PyTorch documentation, CUDA semantics",
+        "https://docs.pytorch.org/docs/stable/notes/cuda.html",
+    ),
+)
+
+TENSOR_VIEWS: dict[str, ViewEntry] = {entry.name: entry for entry in _OF_TENSORS}

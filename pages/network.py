@@ -22,7 +22,7 @@ from dlkit.lab.learning import NETWORK_RULES
 from dlkit.lab.live import MOST_REPEATED, Live, repeated, rest
 from dlkit.lab.points import Points, read_csv, read_points
 from dlkit.words import escape_markdown
-from pages.parts import autograd, crossentropy, lesson, link, net, perceptron
+from pages.parts import autograd, crossentropy, lesson, link, net, perceptron, rules
 from pages.parts.notices import show_error, told
 
 PREFIX = "network_"  # of the URL's parameters
@@ -328,6 +328,7 @@ def show_page() -> None:
     shows = {
         "network": (show_network, CONTROLS),
         "perceptron": (perceptron.show, perceptron.CONTROLS),
+        "rules": (rules.show, rules.CONTROLS),
         "softmax": (crossentropy.show, crossentropy.CONTROLS),
         "graph": (autograd.show, autograd.CONTROLS),
     }

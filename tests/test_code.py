@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from dlkit.catalog.activations import ACTIVATIONS
+from dlkit.catalog.formulas import read_formula
 from dlkit.catalog.initialisations import INITIALISATIONS
 from dlkit.catalog.updates import RULES
-from dlkit.lab import asked, softmax
-from dlkit.lab.code import code_of_graph, code_of_perceptron, code_of_question, code_of_task
+from dlkit.lab import asked, rules, softmax
+from dlkit.lab.code import code_of_graph, code_of_perceptron, code_of_question, code_of_rule, code_of_task
 from dlkit.lab.graph import graph_of
 from dlkit.lab.learning import NETWORK_RULES
 from dlkit.lab.network import Network
@@ -119,3 +120,12 @@ def test_code_of_the_perceptron_finds_a_line():
     found = run(code_of_perceptron(0.5), points=torch.tensor(points), labels=torch.tensor(labels))
     assert found["mistakes"] == 0
     assert (((torch.tensor(points) @ found["weights"] + found["bias"]) > 0) == torch.tensor(labels == 1)).all()
+
+
+def test_code_of_a_rule_judges_it_and_the_network():
+    question = rules.Question("moons")
+    points, test = question.points()
+    formula = read_formula(rules.WRITTEN["moons"], ("x", "y"))
+    code = code_of_rule(formula, rules.task_of(points, 50, 0)).replace("range(100)", "range(1)")
+    names = {"points": torch.tensor(test.points), "labels": torch.tensor(test.labels)}
+    assert (run(code, **names)["says"].numpy() == rules.says(formula, test.points)).all()

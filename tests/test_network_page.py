@@ -231,7 +231,7 @@ def test_matrices_are_written_as_far_as_there_is_room():
 # The other views
 
 
-@pytest.mark.parametrize(("view", "charts"), [("perceptron", 2), ("softmax", 2), ("graph", 1)])
+@pytest.mark.parametrize(("view", "charts"), [("perceptron", 2), ("rules", 3), ("softmax", 2), ("graph", 1)])
 def test_every_view_is_drawn_with_its_text_and_code(view, charts):
     app = opened(network_view=view)
     assert not app.error
@@ -246,6 +246,9 @@ def test_every_view_is_drawn_with_its_text_and_code(view, charts):
         ({"network_view": "perceptron", "perceptron_rate": "0"}, "above 0"),
         ({"network_view": "perceptron", "perceptron_seen": "-1"}, "from 0 to 6000"),
         ({"network_view": "perceptron", "perceptron_data": "mars"}, "There is no data called"),
+        ({"network_view": "rules", "rules_rule": "x + z"}, "z"),
+        ({"network_view": "rules", "rules_degrees": "400"}, "from -360 to 360"),
+        ({"network_view": "rules", "rules_examples": "51"}, "There is no examples that"),
         ({"network_view": "softmax", "softmax_logits": "1"}, "from 2 to 1,000 logits"),
         ({"network_view": "softmax", "softmax_logits": "1,x"}, "got x"),
         ({"network_view": "softmax", "softmax_label": "3"}, "one of 0 to 2"),

@@ -44,6 +44,19 @@ _ENTRIES = (
         "https://doi.org/10.1037/h0042519",
     ),
     ViewEntry(
+        "rules",
+        "Data, not rules",
+        "The same points, told apart in two ways: by a rule that you write, and by a network that is given examples. "
+        "Both are judged by new points. Write a better rule; then turn the points, or add noise, and see which of the "
+        "two has to be written anew.",
+        "For a few shapes in the plane a rule is easily written. Nobody can write one for what makes a photograph show "
+        "a cat; but examples can be collected, and the same program learns from whatever they show.",
+        "A few examples are thought to do. With 4 or 10 the network is often worse than a glance at the points, and "
+        "another seed gives another network: look at how far the dots are apart.",
+        "Halevy, Norvig & Pereira 2009, The unreasonable effectiveness of data",
+        "https://doi.org/10.1109/MIS.2009.36",
+    ),
+    ViewEntry(
         "softmax",
         "Softmax and cross-entropy",
         "Softmax makes probabilities of the last sums, the logits: each e^z, divided by their total. Cross-entropy is "

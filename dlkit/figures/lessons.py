@@ -9,6 +9,7 @@ from dlkit.figures.palette import COLOURS, EVENT, MARK, RATE, TRAINING, VALIDATI
 from dlkit.lab.graph import NEGATIVE, NUMBER, Computed, Graph, Node, Sent
 from dlkit.lab.perceptron import Seen
 from dlkit.lab.points import DOMAIN, Points
+from dlkit.lab.rules import Learnt
 from dlkit.lab.softmax import Curves, Judged
 from dlkit.words import escape_html
 
@@ -61,6 +62,45 @@ def mistakes_figure(seen: Seen) -> go.Figure:
     figure.update_xaxes(title="epoch", range=[0.4, max(FEWEST_EPOCHS, epochs) + 0.6], tickformat="d")
     figure.update_yaxes(title="mistakes", rangemode="tozero")
     return figure.update_layout(height=420, margin=MARGIN)
+
+
+def sides_figure(points: Points, says: np.ndarray) -> go.Figure:
+    """Draw points over the classes 0 and 1 that `says`, (side²,) row by row from below, tells of the plane's places."""
+    low, high = DOMAIN[:2]
+    line = np.linspace(low, high, round(len(says) ** 0.5))
+    figure = go.Figure()
+    scale = [[0, COLOURS[0]], [1, COLOURS[1]]]
+    figure.add_heatmap(
+        x=line, y=line, z=says.reshape(len(line), -1), zmin=0, zmax=1, colorscale=scale, opacity=0.3, showscale=False,
+        hoverinfo="skip",
+    )  # fmt: skip
+    for label in (0, 1):
+        x, y = points.points[points.labels == label].T
+        marker = {"color": COLOURS[label], "size": 6, "line": {"color": "white", "width": 1}}
+        figure.add_scatter(x=x, y=y, mode="markers", name=f"class {label}", marker=marker)
+    figure.update_xaxes(range=[low, high], title="x")
+    figure.update_yaxes(range=[low, high], title="y", scaleanchor="x")
+    return figure.update_layout(height=380, margin=MARGIN, legend={"orientation": "h", "y": 1.12})
+
+
+def examples_figure(learnt: Sequence[Learnt], written: float) -> go.Figure:
+    """Draw the share of test points that networks get right by how many examples they had; dashed: a written rule's."""
+    figure = go.Figure()
+    counts = [one.count for one in learnt]
+    for seed, _ in enumerate(learnt[0].accuracies):
+        shares = [one.accuracies[seed] for one in learnt]
+        figure.add_scatter(
+            x=counts, y=shares, mode="markers", marker={"color": TRAINING, "opacity": 0.5}, name="one network",
+            showlegend=seed == 0,
+        )  # fmt: skip
+    means = [one.mean for one in learnt]
+    figure.add_scatter(x=counts, y=means, mode="lines", name="their mean", line={"color": TRAINING, "width": 3})
+    line = {"color": VALIDATION, "dash": "dash"}
+    figure.add_scatter(x=counts[:1] + counts[-1:], y=[written] * 2, mode="lines", name="the written rule", line=line)
+    figure.update_xaxes(type="log", title="examples that are learnt from", tickvals=counts)
+    figure.update_yaxes(title="new points right", tickformat=".0%", range=[min(0.45, *means, written) - 0.02, 1.02])
+    margin = {**MARGIN, "b": 90}  # on a phone the legend has two lines
+    return figure.update_layout(height=360, margin=margin, legend={"orientation": "h", "y": -0.3})
 
 
 def judged_figure(judged: Judged) -> go.Figure:

@@ -78,6 +78,17 @@ def code_of_perceptron(rate: float) -> str:
     )
 
 
+def code_of_rule(formula: Formula, task: Task) -> str:
+    """Return the code of a written rule, and of the network beside it; the reader gives points and labels."""
+    return (
+        f"{code_of_task(task)}\n"
+        "x, y = points.unbind(1)\n"
+        f"says = ({_in_torch(formula, {'x', 'y'})}) > 0\n"
+        'print("rule:", (says == labels).double().mean())\n'
+        'print("network:", (model(points).argmax(1) == labels).double().mean())\n'
+    )
+
+
 def code_of_task(task: Task) -> str:
     """Return the code of a small network that learns; the points and labels are for the reader to give."""
     return "\n".join(

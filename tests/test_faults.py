@@ -53,7 +53,7 @@ def test_clock_that_is_set_back_changes_no_duration():
 
 @pytest.mark.slow
 def test_memory_that_is_too_small_makes_the_parts_smaller():
-    table = kept("memory", "--sizes", "16,1,0")
+    table = kept("memory", "--sizes", "16,0")
     assert "| memory for 16 pictures | succeeded, 12 steps, 2 halvings noted | succeeded |" in table
     assert "| memory for no picture at all | The memory of the CPU is not enough" in table
 

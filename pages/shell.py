@@ -16,6 +16,7 @@ pages = {
     "Understand": [
         st.Page("descent.py", title="Descent", icon=":material/moving:"),
         st.Page("network.py", title="Network", icon=":material/hub:"),
+        st.Page("layers.py", title="Layers", icon=":material/layers:"),
     ],
 }
 

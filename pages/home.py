@@ -75,6 +75,19 @@ def show_data() -> None:
         st.page_link("data.py", label="Open the gallery", icon=":material/photo_library:")
 
 
+def show_lessons() -> None:
+    """Point to the pages that show how a network learns."""
+    st.subheader("Understand how it learns")
+    lessons = (
+        ("descent.py", "Let optimizers race down a loss surface", ":material/moving:"),
+        ("network.py", "Train a small network and watch every unit", ":material/hub:"),
+        ("layers.py", "Look inside a deep network, layer by layer", ":material/layers:"),
+    )
+    for column, (page, label, icon) in zip(st.columns(3), lessons, strict=True):
+        with column, st.container(border=True, height="stretch"):
+            st.page_link(page, label=label, icon=icon)
+
+
 def show_recent(runs: list[Run]) -> None:
     """Show the newest runs as cards."""
     st.subheader("Recent runs")
@@ -107,4 +120,5 @@ with first:
     show_training()
 with second:
     show_data()
+show_lessons()
 show_recent(service.store().list_runs(Kind.FINETUNE, limit=4))

@@ -11,12 +11,12 @@ from dlkit.catalog.datasets import DATASETS
 from dlkit.data.dataset import is_here
 from dlkit.data.drawings import read_drawing
 from dlkit.errors import DlkitError
-from dlkit.runs import artifacts, service
+from dlkit.runs import artifacts
 from dlkit.runs.artifacts import IMAGENET
 from dlkit.settings import settings
 from dlkit.words import duration, escape_csv, escape_markdown, percent
-from pages.parts import classify, drawing, link
-from pages.parts.notices import show_error, told
+from pages.parts import classify, drawing
+from pages.parts.notices import show_error
 from pages.parts.pictures import dataset_of
 
 TOLD_SECONDS = 0.1  # between two moves of the bar
@@ -26,22 +26,6 @@ ROWS_SHOWN, ROW_PX = 9, 72  # without scrolling; one of them has the names of th
 LEAST_DONE = 20  # before it can be told how long the rest takes
 
 Answer = tuple[classify.Picture, classify.Answer]
-
-
-def choose_model() -> str:
-    """Return the key of the chosen model; a link to one that is gone says so and shows ImageNet's."""
-    names = classify.model_names()
-    asked = st.query_params.get("model", IMAGENET)
-    if asked not in names:
-        with told():
-            run = service.run(asked)
-            artifacts.read_description(classify.model_folder(run.id))
-            names[run.id] = classify.title_of(run)  # an older one than the list goes back to
-    if asked not in names:
-        del st.query_params["model"]
-    return link.choose(
-        st.selectbox, "Model", list(names), key="model", default=IMAGENET, format_func=lambda key: names[key]
-    )
 
 
 def given_pictures(model: str) -> list[classify.Picture]:
@@ -239,7 +223,7 @@ def _columns(guesses: classify.Guesses) -> dict[str, str | float]:
 
 
 st.title("Classify")
-model = choose_model()
+model = classify.choose_model("model")
 try:
     pictures = given_pictures(model)
     top_k = st.slider("Classes to name", 1, 10, 5, key="top_k", bind="query-params")

@@ -144,6 +144,12 @@ def show_actions(run: Run) -> None:
             st.page_link(
                 "predict.py", label="Classify with it", icon=":material/image_search:", query_params={"model": run.id}
             )
+            st.page_link(
+                "layers.py",
+                label="Look inside",
+                icon=":material/layers:",
+                query_params={"layers_model": run.id, "layers_picture": "data"},
+            )
             st.download_button(
                 "Export",
                 lambda: artifacts.zip_bundle(service.run_folder(run.id) / "model"),

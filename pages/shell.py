@@ -17,6 +17,7 @@ pages = {
         st.Page("tensors.py", title="Tensors", icon=":material/grid_on:"),
         st.Page("descent.py", title="Descent", icon=":material/moving:"),
         st.Page("network.py", title="Network", icon=":material/hub:"),
+        st.Page("layers.py", title="Layers", icon=":material/layers:"),
     ],
 }
 

@@ -482,6 +482,8 @@ def test_no_page_is_wider_than_the_screen(
             ("network-perceptron", "network", {"network_view": "perceptron", "perceptron_seen": "90"}),
             ("network-softmax", "network", {"network_view": "softmax"}),
             ("network-graph", "network", {"network_view": "graph", "graph_step": "7"}),
+            ("layers", "layers", {"layers_model": trained, "layers_layer": "body.blocks.2.0.conv_dw"}),
+            ("step", "layers", {"layers_model": trained, "layers_view": "step"}),
             ("run-steered", "runs", {"run": steered}),
         ):
             page = visitor.open(path, **parameters)
@@ -780,6 +782,60 @@ def test_network_learns_live_and_cheaply_and_is_edited(browser: "Browser", serve
         page.get_by_role("checkbox", name="Edges show the last gradient").check()
         visitor.picture("network")
         assert visitor.complaints == []
+
+
+def test_layer_map_and_value_are_chosen_by_clicks_and_kept_in_the_address(
+    browser: "Browser", server: LiveServer
+) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("layers", layers_picture="coffee")
+        look_inside(page)
+        told = page.locator(".sheet .told")
+        expect(told).to_contain_text("Map 1, row", timeout=PATIENT_MS)
+        visitor.picture("layers")
+        page.locator(".js-plotly-plot .nsewdrag").click()  # a block in the middle of the row
+        page.wait_for_function("() => new URLSearchParams(location.search).has('layers_layer')")
+        expect(told).not_to_contain_text("Map 1, row", timeout=PATIENT_MS)
+        page.locator(".sheet .maps button").nth(2).click()
+        page.wait_for_function("() => new URLSearchParams(location.search).has('layers_at')")
+        page.locator(".sheet .whole canvas").click(position={"x": 3, "y": 3})
+        expect(told).to_contain_text("row 0, column 0")
+        page.keyboard.press("ArrowDown")
+        expect(told).to_contain_text("row 1, column 0")
+        shown = told.inner_text()
+        page.wait_for_function("() => new URLSearchParams(location.search).get('layers_at').endsWith(',1,0')")
+        page.reload()
+        expect(told).to_have_text(shown, timeout=PATIENT_MS)
+        assert visitor.complaints == []
+
+
+def test_step_of_a_run_is_reached_from_the_run(browser: "Browser", server: LiveServer, trained: str) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("runs", run=trained)
+        page.get_by_role("link", name="Look inside").click()
+        expect(page.get_by_role("heading", name="Layers", level=1)).to_be_visible()
+        settle(page)
+        look_inside(page)
+        expect(page.locator(".sheet .told")).to_contain_text("row", timeout=PATIENT_MS)
+        page.get_by_role("radio", name="One step").click()
+        expect(page.get_by_text("It begins with")).to_be_visible(timeout=PATIENT_MS)
+        fill(page, "Weight at", "2,7")
+        address_has(page, layers_index="2,7", layers_view="step", layers_model=trained)
+        expect(page.get_by_text("head.weight at 2, 7")).to_be_visible()
+        visitor.picture("step")
+        assert visitor.complaints == []
+
+
+def look_inside(page: "Page") -> None:
+    """Have PyTorch loaded, which the server was not told to do, unless another visitor has."""
+    button = page.get_by_role("button", name="Look inside")
+    page.locator(".sheet .told").or_(button).first.wait_for(timeout=PATIENT_MS)
+    if button.is_visible():
+        button.click()
 
 
 def test_points_of_a_network_are_drawn(browser: "Browser", server: LiveServer) -> None:

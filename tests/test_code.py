@@ -1,5 +1,7 @@
 """The code that lessons show is run, and gives what they show."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,28 @@ from torch import nn
 from dlkit.catalog.activations import ACTIVATIONS
 from dlkit.catalog.formulas import read_formula
 from dlkit.catalog.initialisations import INITIALISATIONS
+from dlkit.catalog.optimizers import OPTIMIZERS
 from dlkit.catalog.updates import RULES
+from dlkit.data.images import read_image
+from dlkit.engine import inside
+from dlkit.engine.one_step import update_of
 from dlkit.lab import asked, rules, softmax
-from dlkit.lab.code import code_of_graph, code_of_perceptron, code_of_question, code_of_rule, code_of_task
+from dlkit.lab.code import (
+    code_of_graph,
+    code_of_layer,
+    code_of_perceptron,
+    code_of_question,
+    code_of_rule,
+    code_of_step,
+    code_of_task,
+)
 from dlkit.lab.graph import graph_of
 from dlkit.lab.learning import NETWORK_RULES
 from dlkit.lab.network import Network
 from dlkit.lab.points import drawn
 from tests.small_networks import in_torch
+
+PHOTO = Path(__file__).parents[1] / "dlkit" / "samples" / "photos" / "chelsea.jpg"
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +136,33 @@ def test_code_of_the_perceptron_finds_a_line():
     found = run(code_of_perceptron(0.5), points=torch.tensor(points), labels=torch.tensor(labels))
     assert found["mistakes"] == 0
     assert (((torch.tensor(points) @ found["weights"] + found["bias"]) > 0) == torch.tensor(labels == 1)).all()
+
+
+@pytest.mark.parametrize(("layer", "is_last"), [("body.blocks.1.0.bn1", False), ("head", True)])
+def test_code_of_a_layer_prints_the_value_that_is_shown(layer, is_last, capsys):
+    image, index = read_image(PHOTO), (281,) if is_last else (5, 20, 30)
+    code = code_of_layer(layer, 1, index, is_imagenet=True, is_last=is_last)
+    run(code.replace('Path("photo.jpg")', f"Path({str(PHOTO)!r})"))
+    seen = inside.look(inside.Source(), image, layer)
+    printed = [float(line.removeprefix("tensor(").removesuffix(")")) for line in capsys.readouterr().out.splitlines()]
+    shown = [float(seen.outputs[index]), *([seen.probability(281).value] if is_last else [])]
+    assert printed == pytest.approx(shown, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "muon"])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_code_of_a_step_takes_the_step_that_is_shown(optimizer, steps):
+    torch.set_default_dtype(torch.float64)
+    entry, draw = OPTIMIZERS[optimizer], torch.Generator().manual_seed(1)
+    weights = nn.Parameter(torch.randn(2, 3, generator=draw))
+    (made,) = entry.build([{"params": [weights]}], 0.01, {"weight_decay": 0.02})
+    for _ in range(steps):
+        weights.grad = torch.randn(2, 3, generator=draw)
+        made.step()
+    weights.grad = torch.randn(2, 3, generator=draw)
+    one = update_of(optimizer, made, made.param_groups[0], weights, 0.01).at((1, 2))
+    found = run(code_of_step(one.rule, one.given, one.memory))
+    assert (found["w"].detach() - found["before"]).item() == pytest.approx(float(one.delta), rel=1e-12, abs=1e-16)
 
 
 def test_code_of_a_rule_judges_it_and_the_network():

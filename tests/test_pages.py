@@ -51,7 +51,7 @@ from tests.test_estimate import SIZE, measured
 from tests.test_store import only_readable  # noqa: F401
 from tests.test_words import NAMES
 
-PAGES = ("home", "data", "train", "runs", "predict", "descent", "network")
+PAGES = ("home", "data", "train", "runs", "predict", "descent", "network", "layers")
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 NUMBERS = [name for name in FinetuneConfig.model_fields if describe(name).kind in (int, float)]
 KINDS = (("head", "none"), ("full", "mixup"), ("partial", "none"), ("auto", "none"))  # strategy and mixing

@@ -242,6 +242,11 @@ def latex_number(value: float) -> str:
     return rf"{times}10^{{{power}}}"
 
 
+def latex_held(value: float) -> str:
+    """Write a number as LaTeX to stand behind a sign: in parentheses where it has one of its own."""
+    return rf"\left({latex_number(value)}\right)" if value < 0 else latex_number(value)
+
+
 def _digits(value: float) -> tuple[str, int]:
     digits, _, power = f"{value:.6g}".partition("e")
     return digits, int(power or 0)

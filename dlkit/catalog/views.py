@@ -1,4 +1,4 @@
-"""The views of the pages Network and Tensors, each with what a newcomer reads beside it."""
+"""The views of the lessons, each with what a newcomer reads beside it."""
 
 from dataclasses import dataclass
 
@@ -164,3 +164,140 @@ _OF_TENSORS = (
 )
 
 TENSOR_VIEWS: dict[str, ViewEntry] = {entry.name: entry for entry in _OF_TENSORS}
+
+_OF_LAYERS = (
+    ViewEntry(
+        "convolution",
+        "Convolution",
+        "A small kernel of weights slides over all maps that come in. At each place its numbers are multiplied by the "
+        "patch below it and added up, with a bias where it has one: that is one value of one map. Each map has its own "
+        "kernel. A depthwise one looks at one map alone; one of 1×1 mixes maps at one place.",
+        "The same few weights look for the same thing everywhere, so a cat is found in any corner, and a layer has "
+        "thousands of weights instead of billions. Early kernels find edges and colours, later ones parts of things.",
+        "The output is taken to be as large as the input. It is so only with padding and a stride of 1: a stride of 2 "
+        "halves both sides, and no padding takes the kernel's side less one.",
+        "LeCun et al. 1998, Gradient-based learning applied to document recognition",
+        "https://doi.org/10.1109/5.726791",
+    ),
+    ViewEntry(
+        "activation",
+        "Activation",
+        "Each value is bent by itself, and its neighbours play no part. ReLU puts all below zero to zero; ReLU6 also "
+        "ends at 6; SiLU, GELU and Hardswish bend softly.",
+        "Without it two layers one after the other could be written as one: sums of sums are sums. What is bent in "
+        "between is why depth helps.",
+        "A unit that is zero for every picture is dead: no gradient comes through it. The share of zeros tells of one "
+        "picture only; look at a few before you call a unit dead.",
+        "Nair & Hinton 2010, Rectified linear units improve restricted Boltzmann machines",
+        "https://www.cs.toronto.edu/~fritz/absps/reluICML.pdf",
+    ),
+    ViewEntry(
+        "pooling",
+        "Pooling",
+        "A window slides over each map by itself and keeps the largest of its values, or their mean. At the end of "
+        "most networks one mean is taken of each whole map.",
+        "Maps become smaller, what follows sees more of the picture, and where exactly something was matters less. "
+        "It has nothing to learn.",
+        "Padding is thought to count as zero. A maximum pads with minus infinity, or a map of negative values would "
+        "have zeros at its edge.",
+        "Scherer, Müller & Behnke 2010, Evaluation of pooling operations in convolutional architectures",
+        "https://doi.org/10.1007/978-3-642-15825-4_10",
+    ),
+    ViewEntry(
+        "flatten",
+        "Flatten",
+        "All maps are put behind each other in one long row, and nothing is computed. The value at map c, row r and "
+        "column x of H×W stands at (c · H + r) · W + x then.",
+        "A linear layer takes a row. What is where in it is fixed, so each weight behind it belongs to one place of "
+        "one map.",
+        "The pictures of a batch are flattened, too. The first dimension stays: nn.Flatten begins with the second.",
+        "PyTorch, Flatten",
+        "https://pytorch.org/docs/stable/generated/torch.nn.Flatten.html",
+    ),
+    ViewEntry(
+        "linear",
+        "Linear layer and softmax",
+        "Each output is a sum of all inputs, each times a weight of its own, and a bias. The last layer's outputs are "
+        "the logits, one for each class; softmax makes probabilities of them.",
+        "What came before has turned the picture into a row of features. Here they vote: the largest shares tell which "
+        "of them speak for a class and which against it.",
+        "A large weight is taken for an important input. What counts is the weight times the value, which is why both "
+        "are listed.",
+        "Goodfellow, Bengio & Courville 2016, Deep learning, chapter 6",
+        "https://www.deeplearningbook.org/contents/mlp.html",
+    ),
+    ViewEntry(
+        "dropout",
+        "Dropout",
+        "In training each value is left out with the probability p, and what stays is divided by 1 − p, so that the "
+        "sum is the same on average. Afterwards it does nothing.",
+        "No unit can rely on a single other one, so a network learns less by heart.",
+        "The model is not put into eval mode before it predicts, and says something else each time it is asked.",
+        "Srivastava et al. 2014, Dropout: a simple way to prevent neural networks from overfitting",
+        "https://jmlr.org/papers/v15/srivastava14a.html",
+    ),
+    ViewEntry(
+        "batch_norm",
+        "Batch norm",
+        "Each map is shifted and scaled: its mean is taken off, it is divided by its deviation, and two learnt numbers "
+        "γ and β say how wide and where it shall be. In training mean and variance are the batch's; afterwards those "
+        "that were remembered on the way. Compare both with the switch: here the batch is this one picture.",
+        "Layers behind it get numbers of about the same size at every step, so larger learning rates work.",
+        "Fine-tuning with small batches while it takes the batch's statistics: they are noisy, and what is remembered "
+        "moves away from what the weights were trained with. That is why they are frozen here unless you choose "
+        "otherwise.",
+        "Ioffe & Szegedy 2015, Batch normalization",
+        "https://arxiv.org/abs/1502.03167",
+    ),
+    ViewEntry(
+        "layer_norm",
+        "Layer norm",
+        "Each token, or each place of a map, is shifted and scaled by the mean and variance of its own features, then "
+        "by two learnt numbers for each feature.",
+        "It needs no batch and does the same in training and afterwards, which suits transformers.",
+        "It is taken for batch norm: that one looks at one feature over many pictures, this one at all features of one "
+        "place.",
+        "Ba, Kiros & Hinton 2016, Layer normalization",
+        "https://arxiv.org/abs/1607.06450",
+    ),
+    ViewEntry(
+        "other",
+        "A layer",
+        "A layer makes numbers of numbers. What this one puts out is shown as maps: blue is above zero, orange below, "
+        "each as strong as it is beside its map's largest value.",
+        "A deep network is a row of such steps. Early ones see a few pixels and find edges; late ones see the whole "
+        "picture and find things.",
+        "One map is given a name after one picture, as the cat's ear. Most answer to several things: try others.",
+        "Zeiler & Fergus 2014, Visualizing and understanding convolutional networks",
+        "https://arxiv.org/abs/1311.2901",
+    ),
+)
+STEP_VIEW = ViewEntry(
+    "step",
+    "One step",
+    "A batch of the run's own pictures goes through its network. The loss is sent back, which gives each weight its "
+    "gradient; the optimizer makes of it, and of what it remembers, what is added to the weight. Each line stands with "
+    "its numbers, and nothing of the run is changed.",
+    "Training is nothing but this, thousands of times for millions of weights. Here is one of them.",
+    "The gradient is taken for the step. Adam divides it by its usual size, so a weight with a tiny gradient may move "
+    "as far as one with a large one: compare how both are spread.",
+    "Kingma & Ba 2015, Adam: a method for stochastic optimization",
+    "https://arxiv.org/abs/1412.6980",
+)
+#: the text that tells of a kind of layer, by a part of its name in torch
+_KINDS = {
+    "Conv": "convolution",
+    "BatchNorm": "batch_norm",
+    "LayerNorm": "layer_norm",
+    "Pool": "pooling",
+    "Linear": "linear",
+    "Flatten": "flatten",
+    "Dropout": "dropout",
+    **dict.fromkeys(("ReLU", "SiLU", "GELU", "wish", "igmoid", "Tanh"), "activation"),
+}
+LAYER_VIEWS: dict[str, ViewEntry] = {entry.name: entry for entry in _OF_LAYERS}
+
+
+def view_of_layer(kind: str) -> ViewEntry:
+    """Return the text that tells of a layer of this kind, as its class is called in torch: Conv2d, ReLU, Linear."""
+    return LAYER_VIEWS[next((name for part, name in _KINDS.items() if part in kind), "other")]

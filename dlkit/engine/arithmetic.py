@@ -69,7 +69,7 @@ def _convolved(seen: Seen, place: Place) -> Arithmetic:
     first = place[1] // (layer.out_channels // layer.groups) * each
     patch, kernel = patch[first : first + each], _plain(layer.weight[place[1]])
     bias = 0.0 if layer.bias is None else float(layer.bias[place[1]])
-    parts = {"w": kernel, "x": patch, "w x": kernel * patch, "b": bias}
+    parts = {"w": kernel, "x": patch, "w x": kernel * patch, "b": bias, "first": first}
     return _made(r"\sum w \, x + b", parts, (kernel * patch).sum() + bias)
 
 
@@ -120,10 +120,11 @@ def _layer_normed(seen: Seen, place: Place) -> Arithmetic:
     if seen.inputs.ndim == 4 and inputs.shape[0] == layer.normalized_shape[0] != inputs.shape[-1]:
         inputs, at = inputs.permute(1, 2, 0), (*at[1:], at[0])  # LayerNorm2d has its channels in front
     row = _plain(inputs[at[:-1]])
+    mean, variance, value = row.mean(), row.var(), row[at[-1]]
     scale, shift = map(_at(at[-1]), (layer.weight, layer.bias))
-    value = scale * (row[at[-1]] - row.mean()) / np.sqrt(row.var() + layer.eps) + shift
-    parts = {"x": row, "mean": row.mean(), "variance": row.var(), "epsilon": layer.eps, "scale": scale, "shift": shift}
-    return _made(r"\gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta", parts, value)
+    result = scale * (value - mean) / np.sqrt(variance + layer.eps) + shift
+    parts = {"x": value, "mean": mean, "variance": variance, "epsilon": layer.eps, "scale": scale, "shift": shift}
+    return _made(r"\gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta", {**parts, "row": row}, result)
 
 
 def _activated(seen: Seen, place: Place) -> Arithmetic:

@@ -46,13 +46,15 @@ class Update:
     """What a rule makes of a parameter's gradient: `lines` are its formulas in their order, the last being "delta".
 
     `given` is what they begin with: w, g, t, rate, what is remembered, and settings; `values` what each line comes to.
-    Values are of the parameter's shape, or numbers; "delta" is added to the weights.
+    Values are of the parameter's shape, or numbers; "delta" is added to the weights. `memory` is what torch's optimizer
+    remembers, by its own names.
     """
 
     rule: str
     lines: Mapping[str, str]
     given: Mapping[str, Any]
     values: Mapping[str, Any]
+    memory: Mapping[str, Any]
 
     def at(self, index: Sequence[int]) -> "Update":
         """Return what it makes of a single weight; ConfigError where there is none at this index."""
@@ -63,7 +65,7 @@ class Update:
         def single(values: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value[place] if np.ndim(value) else value for name, value in values.items()}
 
-        return Update(self.rule, self.lines, single(self.given), single(self.values))
+        return Update(self.rule, self.lines, single(self.given), single(self.values), single(self.memory))
 
     @property
     def delta(self) -> Numbers:
@@ -98,7 +100,8 @@ class OneStep:
     """One step of a run, number `number`, by some `pictures` of what it learns from.
 
     `loss` is the batch's, `norm` that of all gradients before they are multiplied by `clipping`, which is 1 where they
-    are not clipped. `outputs` is None where a parameter has no units of its own, as a token.
+    are not clipped. `outputs` is None where a parameter has no units of its own, as a token. `learning` are all
+    parameters that learn now, with their shapes.
     """
 
     parameter: str
@@ -110,6 +113,7 @@ class OneStep:
     clipping: float
     outputs: Outputs | None
     update: Update
+    learning: Mapping[str, tuple[int, ...]]
 
     def of_weight(self, index: Sequence[int]) -> dict[str, Any]:
         """Return the step of a single weight as plain numbers; ConfigError where there is none at this index.
@@ -146,6 +150,13 @@ def one_step_of_run(state: Mapping[str, Any], parameter: str, batch: int = 0) ->
 
     `batch` counts the batches of the run's first epoch from 0. ConfigError names what does not learn or is not there.
     """
+    with standing_at(state) as learner:
+        return one_step(learner, parameter, batch)
+
+
+@contextmanager
+def standing_at(state: Mapping[str, Any]) -> Iterator[Learner]:
+    """Lend a learner that stands where the checkpoint's state was taken; nothing of the run is changed."""
     config = parse(state["config"]).model_copy(update={"compile": False})
     dataset, entry = open_dataset(config.dataset), BACKBONES[config.backbone]
     classes = len(dataset.classes)
@@ -154,7 +165,7 @@ def one_step_of_run(state: Mapping[str, Any], parameter: str, batch: int = 0) ->
     with closing(learner), torch.random.fork_rng(devices=[]):
         try:
             learner.restore({**state, "config": config.model_dump(mode="json")})
-            return one_step(learner, parameter, batch)
+            yield learner
         finally:
             torch.set_num_threads(threads)
 
@@ -183,6 +194,7 @@ def one_step(learner: Learner, parameter: str, batch: int = 0) -> OneStep:
         min(1.0, most / (norm + 1e-6)) if most else 1.0,
         _of_units(outputs, len(weights)) if weights.ndim else None,
         update_of(learner.config.optimizer, optimizer, group, weights, _rate(learner) * group["rate_factor"]),
+        {name: tuple(one.shape) for name, one in _all_learning(learner).items()},
     )
 
 
@@ -211,7 +223,8 @@ def update_of(
         for line, formula in lines.items():
             values[line] = formula(values)
     texts = {line: formula.text for line, formula in lines.items()}
-    return Update(name, texts, given, {line: values[line] for line in lines})
+    memory = {term: _plain(value) for term, value in known.items() if isinstance(value, torch.Tensor)}
+    return Update(name, texts, given, {line: values[line] for line in lines}, memory)
 
 
 def _setting(group: Mapping[str, Any], name: str) -> float:
@@ -238,8 +251,13 @@ def _learning(
         for group in optimizer.param_groups:
             if any(named[name] is one for one in group["params"]) and not _is_frozen(learner, name):
                 return named[name], optimizer, group
-    learning = [known for known, one in named.items() if one.requires_grad and not _is_frozen(learner, known)]
-    raise ConfigError([f"{name} does not learn in this phase ({phase.title}). Choose one of: {_some(learning)}."])
+    learning = _some(list(_all_learning(learner)))
+    raise ConfigError([f"{name} does not learn in this phase ({phase.title}). Choose one of: {learning}."])
+
+
+def _all_learning(learner: Learner) -> dict[str, nn.Parameter]:
+    named = learner.model.named_parameters()
+    return {name: one for name, one in named if one.requires_grad and not _is_frozen(learner, name)}
 
 
 def _is_frozen(learner: Learner, name: str) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -143,6 +144,11 @@ def choose_format() -> None:
 def is_warm() -> bool:
     """Tell whether the ImageNet model is loaded."""
     return bool(_imagenet)
+
+
+def turn() -> AbstractContextManager[None]:
+    """Wait for a turn in the lane of all forward passes, and have it; BusyError where too many wait."""
+    return _lane.turn()
 
 
 def _answer(bundle: Bundle, squares: Sequence[np.ndarray], top_k: int, goes_on: bool = False) -> list[Guesses]:

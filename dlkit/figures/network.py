@@ -152,12 +152,12 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def latex_array(values: Array, most: int = 8) -> str:
+def latex_array(values: Array, most: int = 8, digits: int = 4) -> str:
     """Write numbers, (), (n,) or (n, m), as LaTeX: a number, a row in brackets, or a matrix; of many the first."""
     if not values.ndim:
-        return latex_number(float(f"{float(values):.4g}"))
+        return latex_number(float(f"{float(values):.{digits}g}"))
     rows = np.atleast_2d(values) + 0.0  # no −0
-    cells = [[latex_number(float(f"{one:.4g}")) for one in row[:most].tolist()] for row in rows[:most]]
+    cells = [[latex_number(float(f"{one:.{digits}g}")) for one in row[:most].tolist()] for row in rows[:most]]
     cells = [[*row, r"\cdots"] if rows.shape[1] > most else row for row in cells]
     if len(rows) > most:
         cells.append([r"\vdots"])

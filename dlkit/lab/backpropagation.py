@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlkit.catalog.formulas import latex_number
+from dlkit.catalog.formulas import latex_held, latex_number
 from dlkit.catalog.point_sets import Array
 from dlkit.catalog.updates import SYMBOLS
 from dlkit.lab.learning import NETWORK_RULES, Look, Step, Task, Training
@@ -41,7 +41,7 @@ def sum_written_out(network: Network, look: Look, number: int, unit: int, row: i
     parts, passed = network.parts(look.parameters), look.passes[number - 1]
     weights, bias = parts[f"{number}.weight"][unit].tolist(), float(parts[f"{number}.bias"][unit])
     products = zip(weights, passed.inputs[row].tolist(), strict=True)
-    written = [rf"{_signed(weight)} \cdot {_held(value)}" for weight, value in products]
+    written = [rf"{_signed(weight)} \cdot {latex_held(value)}" for weight, value in products]
     total = latex_number(float(passed.sums[row, unit]))
     return f"{' '.join([*written, _signed(bias)]).removeprefix('+ ')} = {total}"
 
@@ -73,10 +73,6 @@ def update_written_out(training: Training, step: Step, name: str, place: tuple[i
 
 def _signed(value: float) -> str:
     return f"{'-' if value < 0 else '+'} {latex_number(abs(value))}"
-
-
-def _held(value: float) -> str:
-    return rf"\left({latex_number(value)}\right)" if value < 0 else latex_number(value)
 
 
 def _forward(network: Network, look: Look, row: int) -> Iterator[Line]:

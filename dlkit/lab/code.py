@@ -4,6 +4,7 @@ In float64, as the lessons are, so that whoever runs it gets the numbers that ar
 """
 
 import ast
+from collections.abc import Mapping, Sequence
 
 from dlkit.catalog.activations import ACTIVATIONS
 from dlkit.catalog.formulas import FUNCTIONS, Formula, names_in, read_formula
@@ -106,6 +107,71 @@ def code_of_task(task: Task) -> str:
             "",
         )
     )
+
+
+def code_of_layer(name: str, call: int, index: Sequence[int], *, is_imagenet: bool, is_last: bool) -> str:
+    """Return the code that looks at one value of what a layer of a network makes of a picture."""
+    model = "None" if is_imagenet else 'Path("model")'
+    comment = "the ImageNet model" if is_imagenet else "a run's model, exported and unzipped"
+    at = ", ".join(map(str, (0, *index)))
+    return "\n".join(
+        (
+            "from pathlib import Path",
+            "",
+            "import torch",
+            "",
+            "from dlkit.data.images import read_image",
+            "from dlkit.engine.layers import open_model, pictures_for",
+            "",
+            "",
+            "def keep(layer, inputs, output):",
+            "    output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights",
+            "    outputs.append(output.clone())  # the next layer may work in place",
+            "",
+            "",
+            f"bundle = open_model({model})  # {comment}",
+            'pictures = pictures_for(bundle, [read_image(Path("photo.jpg"))])',
+            "outputs = []",
+            f'bundle.model.get_submodule("{name}").register_forward_hook(keep)',
+            "with torch.no_grad():",
+            "    bundle.model.eval()(pictures)",
+            f"print(outputs[{call - 1}][{at}])",
+            *([f"print(outputs[{call - 1}].softmax(1)[{at}])"] if is_last else []),
+            "",
+        )
+    )
+
+
+def code_of_step(rule: str, given: Mapping[str, float], memory: Mapping[str, float]) -> str:
+    """Return the code of one step of an optimizer for a single weight.
+
+    `given` has w, g, rate and the settings by our names, `memory` what torch's optimizer remembers by its own.
+    """
+    entry = OPTIMIZERS[rule]
+    settings = {name: float(given[name]) for name in entry.settings if name in given}
+    arguments = torch_arguments(settings) | dict(entry.fixed)
+    written = "".join(f", {name}={value}" for name, value in arguments.items())
+    known = ", ".join(f'"{name}": torch.tensor({_remembered(name, value)})' for name, value in memory.items())
+    return "\n".join(
+        (
+            "import torch",
+            "",
+            "torch.set_default_dtype(torch.float64)",
+            f"w = torch.tensor([{float(given['w'])!r}], requires_grad=True)",
+            f"w.grad = torch.tensor([{float(given['g'])!r}])",
+            f"optimizer = torch.optim.{entry.algorithm}([w], lr={float(given['rate'])!r}{written})",
+            *([f"optimizer.state[w] = {{{known}}}"] if known else []),
+            "before = w.detach().clone()",
+            "optimizer.step()",
+            "print(w.detach() - before)",
+            "",
+        )
+    )
+
+
+def _remembered(name: str, value: float) -> str:
+    """Write what is remembered of a weight, or of all weights alike, which has no dimension."""
+    return repr(float(value)) if name in ("step", "mu_product") else f"[{float(value)!r}]"
 
 
 def _model(plan: Plan) -> str:

@@ -1,6 +1,5 @@
 """Classifying on a page: which models there are, and their answers, kept for all sessions by content."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from dlkit.figures.pictures import data_uri, softmax_html
 from dlkit.runs import artifacts, service
 from dlkit.runs.artifacts import IMAGENET
 from dlkit.runs.records import Kind, Run
-from pages.parts import warmth
+from pages.parts import link, warmth
 from pages.parts.kept import Kept
+from pages.parts.notices import told
 
 if TYPE_CHECKING:
     from dlkit.engine.prediction import Guess
@@ -81,6 +81,22 @@ def model_names() -> dict[str, str]:
     return {IMAGENET: "ImageNet, 1\u202f000 classes"} | {run.id: title_of(run) for run in runs}
 
 
+def choose_model(key: str) -> str:
+    """Let the visitor choose a model, which is the URL's parameter `key`; a link to one that is gone says so."""
+    names = model_names()
+    asked = st.query_params.get(key, IMAGENET)
+    if asked not in names:
+        with told():
+            run = service.run(asked)
+            artifacts.read_description(model_folder(run.id))
+            names[run.id] = title_of(run)  # an older one than the list goes back to
+    if asked not in names:
+        del st.query_params[key]
+    return link.choose(
+        st.selectbox, "Model", list(names), key=key, default=IMAGENET, format_func=lambda chosen: names[chosen]
+    )
+
+
 def title_of(run: Run) -> str:
     """Return what a run's model is called in a list."""
     return f"{run.name} · {run.id[:6]}"
@@ -139,15 +155,11 @@ def _ask(model: str, pictures: Sequence[Picture]) -> Iterator[Answer]:
 
 @contextmanager
 def _engine() -> Iterator[ModuleType]:
-    """Lend what predicts; it loads torch, which the first one waits for where the server was not warmed up."""
-    is_first = "dlkit.engine.prediction" not in sys.modules
-    from dlkit.engine import prediction
+    """Lend what predicts."""
+    with warmth.torch_loaded():
+        from dlkit.engine import prediction
 
-    if is_first:
-        prediction.use_one_core()
-    yield prediction
-    if is_first:
-        warmth.settle()
+        yield prediction
 
 
 def _source(model: str) -> Path | None:

@@ -1,8 +1,7 @@
 // A small network as it learns: drawn anew with each message, some times a second. Looking at a unit asks the server
 // nothing; a changed weight and a drawn point are sent.
 
-const POSITIVE = "#0072b2", NEGATIVE = "#e07020";
-const LARGEST = 127, SUREST = 255, WEAKEST_POWER = -8;  // of a byte; of the gradients that are told apart
+const SUREST = 255, WEAKEST_POWER = -8;  // of a byte; of the gradients that are told apart
 const UNIT_REMS = 2.3, TITLE_REMS = 2.2, NEAR = 0.02;
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -107,12 +106,6 @@ function sheetOf({ layers, side }, layer, row) {
   return layers[layer].maps.subarray(row * wide * wide, (row + 1) * wide * wide);
 }
 
-function rgb(colour) {
-  const context = rgb.context ??= document.createElement("canvas").getContext("2d");
-  context.fillStyle = colour;
-  return [1, 3, 5].map((at) => parseInt(context.fillStyle.slice(at, at + 2), 16));
-}
-
 function paint(canvas, wide, colourOf) {
   canvas.width = canvas.height = wide;
   const context = canvas.getContext("2d"), image = context.createImageData(wide, wide);
@@ -121,14 +114,6 @@ function paint(canvas, wide, colourOf) {
     image.data.set([...colourOf(from), 255], 4 * at);
   }
   context.putImageData(image, 0, 0);
-}
-
-function signed(sheet, back) {
-  const sides = [rgb(NEGATIVE), rgb(POSITIVE)], ground = rgb(back);
-  return (at) => {
-    const share = Math.abs(sheet[at]) / LARGEST, full = sides[Number(sheet[at] > 0)];
-    return ground.map((value, channel) => value + share * (full[channel] - value));
-  };
 }
 
 function draw(root, state) {
@@ -287,12 +272,4 @@ function curves(root, { data }) {
     margin: { l: 50, r: 10, t: 10, b: 40 }, legend: { orientation: "h", x: 1, xanchor: "right", y: 1 }, showlegend: true,
     xaxis: { title: { text: "steps" }, gridcolor: back, rangemode: "tozero" },
     yaxis: { title: { text: "loss" }, gridcolor: back, rangemode: "tozero" } }, { displayModeBar: false, responsive: true });
-}
-
-function written(value) {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  const size = Math.abs(value);
-  if (!size || (size >= 1e-3 && size < 1e5)) return String(Number(value.toPrecision(3))).replace("-", "−");
-  const [digits, power] = value.toExponential(1).split("e");
-  return `${digits.replace("-", "−")}·10${power.replace("+", "").replace(/./g, (letter) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter] ?? "⁻")}`;
 }

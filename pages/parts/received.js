@@ -1,6 +1,7 @@
-// What the components with plots share; it stands before their own code.
+// What the components that draw share; it stands before their own code.
 
 const PLOTLY = "/vendor/plotly.js";
+const POSITIVE = "#0072b2", NEGATIVE = "#e07020", LARGEST = 127;  // of a signed byte
 
 function loadPlotly() {
   if (window.Plotly) return Promise.resolve();
@@ -30,3 +31,26 @@ function colours(root) {
            soft: of("--st-secondary-background-color", "#f3f6f9") };
 }
 
+function rgb(colour) {
+  const context = rgb.context ??= document.createElement("canvas").getContext("2d");
+  context.fillStyle = colour;
+  return [1, 3, 5].map((at) => parseInt(context.fillStyle.slice(at, at + 2), 16));
+}
+
+// The colour of a place of some signed bytes: the farther from zero, the less of the ground.
+function signed(sheet, back) {
+  const sides = [rgb(NEGATIVE), rgb(POSITIVE)], ground = rgb(back);
+  return (at) => {
+    const share = Math.abs(sheet[at]) / LARGEST, full = sides[Number(sheet[at] > 0)];
+    return ground.map((value, channel) => value + share * (full[channel] - value));
+  };
+}
+
+function written(value, digits = 3) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const size = Math.abs(value);
+  if (!size || (size >= 1e-3 && size < 1e5)) return String(Number(value.toPrecision(digits))).replace("-", "−");
+  const [front, power] = value.toExponential(digits - 2).split("e");
+  return `${front.replace("-", "−")}·10${power.replace("+", "").replace(/./g, (letter) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter] ?? "⁻")}`;
+}

@@ -1,7 +1,7 @@
 // A surface in three dimensions and from above, paths on it, and one step with its numbers. All steps are here: moving
 // through them asks the server nothing. Camera and zoom stay as they are when new paths come.
 
-const FRAME_MILLISECONDS = 60;
+const FRAME_MILLISECONDS = 60, DIGITS = 5;  // of a number in a formula
 const UNDEFINED = "#9aa0a6";  // grey: there the loss is not defined
 
 export default function ({ data, parentElement }) {
@@ -184,17 +184,17 @@ function explain(root, state) {
   const before = (coordinate ? path.y : path.x)[step], after = before + numberOf(glass.values, "delta", step, coordinate);
   box.querySelector(".title").textContent =
     `${unescaped(path.name)}, step ${step * data.stride + 1}, coordinate ${letter}: ` +
-    `${letter} = ${written(before)}, after it ${written(after)}`;
+    `${letter} = ${exact(before)}, after it ${exact(after)}`;
   for (const slot of box.querySelectorAll("[data-slot]")) {
-    const text = written(numberOf(glass.values, slot.dataset.slot, step, coordinate));
+    const text = exact(numberOf(glass.values, slot.dataset.slot, step, coordinate));
     slot.textContent = slot.classList.contains("result") || !/[−·]/.test(text) ? text : `(${text})`;
   }
   const most = Math.max(Math.abs(small), Math.abs(large)), least = Math.min(Math.abs(small), Math.abs(large));
-  const along = (turned) => `(${written(rounded(Math.cos(turned)))}, ${written(rounded(Math.sin(turned)))})`;
+  const along = (turned) => `(${exact(rounded(Math.cos(turned)))}, ${exact(rounded(Math.sin(turned)))})`;
   box.querySelector(".curvature").textContent = Number.isFinite(angle)
-    ? `Curvature where the step begins: ${written(large)} along ${along(angle)}, ${written(small)} along ` +
-      `${along(angle + Math.PI / 2)}; condition number ${written(most / least)}. ` +
-      `Learning rate × largest curvature: ${written(glass.rates[step] * most)}.`
+    ? `Curvature where the step begins: ${exact(large)} along ${along(angle)}, ${exact(small)} along ` +
+      `${along(angle + Math.PI / 2)}; condition number ${exact(most / least)}. ` +
+      `Learning rate × largest curvature: ${exact(glass.rates[step] * most)}.`
     : "";
 }
 
@@ -208,13 +208,8 @@ function numberOf(values, slot, step, coordinate) {
   return width === 0 ? numbers[0] : numbers[step * width + Math.min(coordinate, width - 1)];
 }
 
-function written(value) {
-  if (value === undefined || Number.isNaN(value)) return "–";
-  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-  const size = Math.abs(value);
-  if (!size || (size >= 1e-3 && size < 1e5)) return String(Number(value.toPrecision(5))).replace("-", "−");
-  const [digits, power] = value.toExponential(3).split("e");
-  return `${digits.replace("-", "−")}·10${power.replace("+", "").replace(/./g, (letter) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter] ?? "⁻")}`;
+function exact(value) {
+  return written(value, DIGITS);
 }
 
 function wire(root, state) {

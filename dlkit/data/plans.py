@@ -14,6 +14,7 @@ from dlkit.errors import DatasetError, ImageError
 
 MOST_CLASSES = 10_000
 SPLITS = ("train", "val", "test")
+EXPORTED_TABLE = "labels.csv"  # what an export calls its table
 CLASS_FOLDERS, SPLIT_FOLDERS, LABEL_FILE = "class folders", "split and class folders", "label file"
 ARCHIVE_ENDINGS = frozenset((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 FEW = 5  # names that stand in a sentence
@@ -107,6 +108,9 @@ def _by_names(
         return LABEL_FILE, _by_tables(_read_tables(source, tables), pictures, ledger)
     else:
         raise _no_classes(source, pictures, tops)
+    if told := _exported(source, pictures, tables):
+        remarks.append(f"{tables[0].name} names every image and its split, so it tells the classes, not the folders.")
+        return LABEL_FILE, told
     _by_folders(pictures, depth, splits if layout == SPLIT_FOLDERS else None, ledger)
     if empty := _empty_classes(source, depth, splits if layout == SPLIT_FOLDERS else None, found):
         remarks.append(f"These folders have no images, so they are no classes: {_some(empty)}.")
@@ -115,6 +119,17 @@ def _by_names(
             f"The folders tell the classes, so {tables[0].name} was not used. Name it as the label file to use it."
         )
     return layout, found
+
+
+def _exported(source: Source, pictures: list[File], tables: list[File]) -> list[Labelled]:
+    """Return what the table says where it names every image with its split, as that of an export does; else nothing."""
+    if [table.name.rpartition("/")[2] for table in tables] != [EXPORTED_TABLE]:
+        return []
+    try:
+        found = _by_tables(_read_tables(source, tables), pictures, Ledger())
+    except DatasetError:
+        return []
+    return found if len(found) == len(pictures) and all(one.split for one in found) else []
 
 
 def _wrapping(pictures: Sequence[File]) -> int:

@@ -70,10 +70,11 @@ _SPLIT_WORDS = {"train": "images to learn from", "val": "to be checked with", "t
 
 @dataclass(frozen=True)
 class Kept:
-    """One picture that was checked and written."""
+    """One picture that was checked and written; `size` in bytes."""
 
     planned: Labelled
     digest: str
+    size: int
     looks: Looks
 
     def picture(self) -> Picture:
@@ -81,7 +82,7 @@ class Kept:
         planned, looks = self.planned, self.looks
         assert planned.split is not None, "every picture is given one"
         return Picture(
-            self.digest, planned.label, planned.split, planned.file.name, planned.file.size, looks.width, looks.height
+            self.digest, planned.label, planned.split, planned.file.name, self.size, looks.width, looks.height
         )
 
 
@@ -116,7 +117,7 @@ def import_pictures(
     identity = identity or secrets.token_hex(16)
     with staging(identity) as folder:
         try:
-            kept, ledger = yield from _keep_all(source, plan, folder)
+            kept, ledger = yield from keep_all(source, plan, folder)
             yield ImportProgress("keeping", len(plan.pictures), len(plan.pictures))
             kept, remarks = _divided(plan, kept, ledger, val_share, seed)
             report = _report(name, plan, kept, ledger.close(), remarks)
@@ -132,7 +133,7 @@ def import_pictures(
     return report
 
 
-def _keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
+def keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
     """Check every picture in some threads, and write those that are whole; in the order of the plan."""
     ledger, kept, done = Ledger(plan.left_out), [], 0
     (folder / "images").mkdir()
@@ -180,7 +181,7 @@ def _keep(source: Source, folder: Path, planned: Labelled) -> Kept:
     digest = image_digest(data)
     with suppress(FileExistsError), (folder / image_path(digest)).open("xb", buffering=0) as file:
         file.write(data)  # unless a copy of it is there
-    return Kept(planned, digest, looks)
+    return Kept(planned, digest, len(data), looks)
 
 
 def _divided(
@@ -237,6 +238,8 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
         "remarks": report.remarks,
     }
     record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
+    if plan.licence:
+        record |= {"licence": plan.licence, "credit": plan.credit}
     record["bytes"] = sum({picture.digest: picture.bytes for picture in pictures}.values())
     record["versions"] = [record_version(pictures, 1, made_at)]
     os.sync()  # thousands of files at once: quicker than one after the other

@@ -24,7 +24,8 @@ FEW = 5  # names that stand in a sentence
 class Plan:
     """What would be imported, in the order of the names; `remarks` are sentences about what was taken for what.
 
-    A picture whose `split` is None is put into train or val when it is known which pictures are whole.
+    A picture whose `split` is None is put into train or val when it is known which pictures are whole. `licence` and
+    `credit` are those of a data set that is copied.
     """
 
     title: str
@@ -32,6 +33,8 @@ class Plan:
     pictures: tuple[Labelled, ...]
     left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
+    licence: str = ""
+    credit: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -54,10 +57,13 @@ class Plan:
         return [*self.remarks, *(one.sentence() for one in self.left_out)]
 
 
-def make_plan(source: Source, labels: bytes | None = None, labels_title: str = "The label file") -> Plan:
+def make_plan(
+    source: Source, labels: bytes | None = None, labels_title: str = "The label file", *, fewest: int = 2
+) -> Plan:
     """Find the layout of a source; with `labels`, a table, it alone tells the classes.
 
-    Raises DatasetError where there are no images, no classes can be told, or all images are of one class.
+    Raises DatasetError where there are no images, no classes can be told, or fewer than `fewest`: what is added to a
+    data set may be of one.
     """
     ledger = Ledger(source.left_out)
     pictures = [file for file in source.files if file.ending in PICTURE_ENDINGS]
@@ -73,9 +79,9 @@ def make_plan(source: Source, labels: bytes | None = None, labels_title: str = "
     if labels is not None:
         layout, found = LABEL_FILE, _by_tables([(labels_title, labels)], pictures, ledger)
     else:
-        layout, found = _by_names(source, pictures, tables, ledger, remarks)
+        layout, found = _by_names(source, pictures, tables, ledger, remarks, fewest)
     found = _learnable(found, ledger, remarks)
-    _check_classes(source, found, ledger)
+    _check_classes(source, found, ledger, fewest)
     remarks += _unlike(found)
     return Plan(source.title, layout, tuple(found), ledger.close(), tuple(remarks))
 
@@ -94,7 +100,7 @@ def read_labels_of(source: Source, name: str | None) -> tuple[bytes, str] | tupl
 
 
 def _by_names(
-    source: Source, pictures: list[File], tables: list[File], ledger: Ledger, remarks: list[str]
+    source: Source, pictures: list[File], tables: list[File], ledger: Ledger, remarks: list[str], fewest: int
 ) -> tuple[str, list[Labelled]]:
     depth = _wrapping(pictures)
     tops = {parts[depth] for file in pictures if len(parts := file.name.split("/")) > depth + 1}
@@ -102,7 +108,7 @@ def _by_names(
     is_split = bool(tops) and (all(splits.values()) or {"train"} < set(splits.values()) - {None})
     if is_split and (found := _by_folders(pictures, depth, splits, None)):
         layout = SPLIT_FOLDERS
-    elif len(tops) > 1 and not is_split:
+    elif len(tops) >= fewest and not is_split:
         layout, found = CLASS_FOLDERS, _by_folders(pictures, depth, None, None)
     elif tables:
         return LABEL_FILE, _by_tables(_read_tables(source, tables), pictures, ledger)
@@ -216,11 +222,11 @@ def _learnable(found: list[Labelled], ledger: Ledger, remarks: list[str]) -> lis
     return kept
 
 
-def _check_classes(source: Source, found: list[Labelled], ledger: Ledger) -> None:
+def _check_classes(source: Source, found: list[Labelled], ledger: Ledger, fewest: int) -> None:
     classes = {one.label for one in found}
     if not classes:
         raise _nothing(source, ledger.close())
-    if len(classes) == 1:
+    if len(classes) < fewest:
         raise _of_one_class(source, len(found), classes.pop())
     if len(classes) > MOST_CLASSES:
         raise DatasetError(

@@ -118,14 +118,16 @@ def write_next(
     change: str,
     added_bytes: int = 0,
     bring: Callable[[Path], None] | None = None,
+    made_by: str | None = None,
 ) -> Version:
     """Write the version after `base`; DatasetError where that is not the newest any more or the set is gone.
 
     `bring` moves new images, `added_bytes` of them, into the folder that it is given, when nobody else can be writing.
+    By `made_by` an asker knows whether the version is there already.
     """
     check_pictures(pictures)
     number, made_at = base.number + 1, datetime.now(UTC).isoformat(timespec="seconds")
-    told = {"made_at": made_at, "change": change, "based_on": base.number}
+    told = {"made_at": made_at, "change": change, "based_on": base.number, "made_by": made_by}
     manifest = write_manifest(pictures, {"version": number, **told})
     check_space(base.name, len(manifest))
     with names_alone():
@@ -147,6 +149,12 @@ def write_next(
                 raise files.disk_full(base.folder, added_bytes + len(manifest), base.name) from error
             raise DatasetError(f"{base.name} cannot be changed ({error.strerror}). Check the data folder.") from error
     return Version(base.name, number, base.folder, tuple(pictures))
+
+
+def is_made(made_by: str) -> bool:
+    """Tell whether there is a set, or a version of one, that was made by whoever is called so."""
+    known = records().values()
+    return any(record["folder"] == made_by or made_by in map(_maker, record["versions"]) for record in known)
 
 
 def newest(name: str) -> int:
@@ -177,6 +185,10 @@ def keys_of(pictures: Sequence[Picture]) -> list[tuple[str, str, int]]:
         keys.append((*key, seen[key]))
         seen[key] += 1
     return keys
+
+
+def _maker(version: Mapping[str, Any]) -> str | None:
+    return version.get("made_by")
 
 
 def _past(told: Mapping[str, Any], record: Mapping[str, Any]) -> Past:

@@ -42,6 +42,17 @@ class Version:
         """Return the rows of one split, in the order that its pictures have in an opened data set."""
         return [row for row, picture in enumerate(self.pictures) if picture.split == split]
 
+    def find(self, label: str = "", split: str = "", text: str = "") -> list[int]:
+        """Return the rows of a class, of a split, and whose name has a text, capitals not counted; "" is any."""
+        part = text.strip().casefold()
+        return [
+            row
+            for row, picture in enumerate(self.pictures)
+            if (not label or picture.label == label)
+            and (not split or picture.split == split)
+            and part in picture.name.casefold()
+        ]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return of each class how many pictures each split has."""
         found = Counter((picture.label, picture.split) for picture in self.pictures)

@@ -23,6 +23,7 @@ from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
 from dlkit.data import uploads
 from dlkit.data.dataset import is_here
+from dlkit.data.edits import class_name
 from dlkit.data.shelf import delete_import, free_name, sweep_imports
 from dlkit.data.versions import set_name
 from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
@@ -122,12 +123,21 @@ def submit_import(
 
 
 def submit_addition(
-    upload: str, title: str, dataset: str, labels: str | None = None, seed: int = 0, actor: str = LOCAL_USER
+    upload: str,
+    title: str,
+    dataset: str,
+    labels: str | None = None,
+    seed: int = 0,
+    actor: str = LOCAL_USER,
+    label: str | None = None,
 ) -> Run:
-    """Queue what was sent to be added to an imported data set; the rest is as in `submit_import`."""
-    name = set_name(dataset)
+    """Queue what was sent to be added to an imported data set, with `label` all of it as this class.
+
+    The rest is as in `submit_import`.
+    """
+    name, label = set_name(dataset), None if label is None else class_name(label)
     config = {"upload": upload, "title": title, "dataset": name, "name": name, "labels": labels, "seed": seed}
-    return _queue(Kind.IMPORT, f"Add to {name}", config, Slot.NETWORK, actor)
+    return _queue(Kind.IMPORT, f"Add to {name}", {**config, "label": label}, Slot.NETWORK, actor)
 
 
 def submit_copy(dataset: str, name: str, actor: str = LOCAL_USER) -> Run:

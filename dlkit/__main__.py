@@ -31,15 +31,15 @@ from dlkit.data.adding import add_pictures
 from dlkit.data.comparing import compare
 from dlkit.data.copying import open_copy
 from dlkit.data.dataset import is_here
-from dlkit.data.edits import Drop, Edit, Merge, Move, Relabel, Rename, Resplit, class_name
+from dlkit.data.edits import Drop, Edit, Merge, Move, Relabel, Rename, Resplit
 from dlkit.data.exporting import export_zip
 from dlkit.data.images import read_image
 from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, import_pictures, open_source
 from dlkit.data.labels import LARGEST_TABLE
 from dlkit.data.plans import Plan, make_plan
-from dlkit.data.shelf import free_name
-from dlkit.data.sources import LeftOut
-from dlkit.data.versions import Version, edit, history, open_version, pinned, restore, set_name
+from dlkit.data.shelf import free_name, pinned, set_name
+from dlkit.data.sources import LeftOut, class_name
+from dlkit.data.versions import Version, edit, history, open_version, restore
 from dlkit.data.weights import has_weights
 from dlkit.descent import asked
 from dlkit.descent.race import race

@@ -934,6 +934,7 @@ def test_pictures_of_ones_own_are_curated(browser: "Browser", server: LiveServer
         visitor.picture("curate-versions")
         with page.expect_download() as download:
             page.get_by_role("link", name="Zip").nth(1).click()
+        assert download.value.suggested_filename == "flowers of mine-2.zip"
         download.value.save_as(tmp_path / "export.zip")
         with zipfile.ZipFile(tmp_path / "export.zip") as exported:
             assert exported.testzip() is None

@@ -22,10 +22,8 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
 from dlkit.data import uploads
-from dlkit.data.dataset import is_here
-from dlkit.data.edits import class_name
-from dlkit.data.shelf import delete_import, free_name, sweep_imports
-from dlkit.data.versions import set_name
+from dlkit.data.shelf import delete_import, free_name, set_name, sweep_imports
+from dlkit.data.sources import class_name
 from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
@@ -141,11 +139,9 @@ def submit_addition(
 
 
 def submit_copy(dataset: str, name: str, actor: str = LOCAL_USER) -> Run:
-    """Queue the copy of a data set that is here as the imported one `name`; DatasetError where it cannot be."""
-    entry, name = dataset_entry(dataset), free_name(name)
-    if not is_here(dataset):
-        raise DatasetError(f"{entry.title} must be fetched before it can be copied.")
-    config = {"dataset": entry.pinned, "name": name, "seed": 0}
+    """Queue the copy of a data set that is here as the imported one `name`; DatasetError where the name cannot be."""
+    entry = dataset_entry(dataset)
+    config = {"dataset": entry.pinned, "name": free_name(name), "seed": 0}
     return _queue(Kind.IMPORT, f"Copy {entry.title}", config, Slot.NETWORK, actor)
 
 

@@ -14,8 +14,9 @@ from dlkit.catalog.datasets import DatasetEntry
 from dlkit.data.comparing import Comparison, compare
 from dlkit.data.edits import SPLIT_TITLES, Drop, Edit, Merge, Move, Relabel, Rename, Resplit
 from dlkit.data.manifests import Picture
+from dlkit.data.shelf import pinned, set_name
 from dlkit.data.thumbnails import thumbnails
-from dlkit.data.versions import Past, Version, edit, history, open_version, pinned, restore, set_name
+from dlkit.data.versions import Past, Version, edit, history, open_version, restore
 from dlkit.errors import DlkitError
 from dlkit.words import count, escape_markdown
 from pages.parts import link, picker

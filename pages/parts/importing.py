@@ -7,12 +7,10 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from dlkit.catalog.datasets import DATASETS, DatasetEntry
 from dlkit.data.dataset import open_dataset
-from dlkit.data.edits import class_name
 from dlkit.data.plans import Plan, make_plan, read_labels_of
-from dlkit.data.shelf import check_room
-from dlkit.data.sources import TABLE_ENDINGS
+from dlkit.data.shelf import check_room, set_name
+from dlkit.data.sources import TABLE_ENDINGS, class_name
 from dlkit.data.uploads import drop_upload, keep_upload, open_upload
-from dlkit.data.versions import set_name
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
 from dlkit.settings import settings

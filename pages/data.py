@@ -9,7 +9,7 @@ from dlkit.data.dataset import Dataset, is_here
 from dlkit.errors import UnknownChoice
 from dlkit.figures.curves import balance_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import forms, importing, link, pictures
+from pages.parts import curating, forms, importing, link, pictures
 from pages.parts.notices import show_error, told
 from pages.parts.progress import show_fetch
 
@@ -58,23 +58,22 @@ def show_dataset(entry: DatasetEntry) -> None:
         show_fetch("dataset", entry.name, entry.title, entry.download_mb)
         return
     with told():
-        dataset = pictures.dataset_of(entry.name)
-        look, balance, seen = st.tabs(
-            ["Look", "Class balance", "What the model sees"], key="tab", on_change="rerun", bind="query-params"
-        )
-        with look:
-            show_classes(dataset)
-        with balance:
-            counts = {name: dataset.counts(split) for name, split in (("training", "train"), ("validation", "val"))}
-            st.plotly_chart(balance_figure(counts), key="balance", alt="Pictures of each class in both splits")
-        with seen:
-            if seen.open:
-                show_seen(dataset)
+        titles = ["Look", "Class balance", "What the model sees", *(["Curate"] if entry.folder else [])]
+        look, balance, seen, *curate = st.tabs(titles, key="tab", on_change="rerun", bind="query-params")
+        shown = {look: show_classes, balance: show_balance, seen: show_seen}
+        for tab in (tab for tab in shown if tab.open):  # what is not looked at is not read either
+            with tab:
+                shown[tab](pictures.dataset_of(entry.name))
+        for tab in (tab for tab in curate if tab.open):
+            with tab:
+                curating.show_curate(entry)
         st.page_link(
             "train.py", label="Train on it", icon=":material/model_training:", query_params={"dataset": entry.name}
         )
-        if entry.folder:
-            importing.show_delete(entry.name)
+        with st.container(horizontal=True):
+            importing.show_copy(entry)
+            if entry.folder:
+                importing.show_delete(entry.name)
 
 
 def show_classes(dataset: Dataset) -> None:
@@ -93,6 +92,12 @@ def show_classes(dataset: Dataset) -> None:
             pictures.class_sheet(dataset.name, dataset.fingerprint, split, label, PER_CLASS, PER_CLASS),
             alt=f"Pictures of {name}",
         )
+
+
+def show_balance(dataset: Dataset) -> None:
+    """Show how many pictures each class has in both splits."""
+    counts = {name: dataset.counts(split) for name, split in (("training", "train"), ("validation", "val"))}
+    st.plotly_chart(balance_figure(counts), key="balance", alt="Pictures of each class in both splits")
 
 
 def show_seen(dataset: Dataset) -> None:

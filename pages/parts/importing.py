@@ -5,11 +5,12 @@ from io import BytesIO
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.datasets import DATASETS, DatasetEntry
+from dlkit.data.dataset import open_dataset
 from dlkit.data.drawings import read_drawing
 from dlkit.data.plans import Plan, make_plan, read_labels_of
-from dlkit.data.shelf import check_room, free_name
-from dlkit.data.sources import TABLE_ENDINGS
+from dlkit.data.shelf import check_room, set_name
+from dlkit.data.sources import TABLE_ENDINGS, class_name
 from dlkit.data.uploads import drop_upload, keep_upload, open_upload
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
@@ -27,9 +28,10 @@ BY_LAYOUT = "Find it out"
 
 
 def show_import() -> None:
-    """Show the way from pictures to a data set."""
+    """Show the way from pictures to a data set, or into the one that the address names."""
     st.page_link("data.py", label="All data sets", icon=":material/arrow_back:", query_params={})
-    st.title("Import")
+    into = target()
+    st.title(f"Add pictures to {escape_markdown(into)}" if into else "Import")
     run = latest()
     if run is not None and run.is_active:
         st.markdown(f"**{escape_markdown(run.name)}**")
@@ -45,9 +47,16 @@ def show_import() -> None:
         st.segmented_control, "What do you have?", list(WAYS), key="way", default="files", format_func=WAYS.__getitem__
     )
     with told():
-        lot, title = kept(way)
+        lot, title = kept(way, 1 if into else 2)
         if lot:
-            show_plan(lot, title)
+            show_plan(lot, title, into)
+
+
+def target() -> str | None:
+    """Return the imported set that the pictures are for; None where they become one of their own."""
+    with told():
+        return set_name(st.query_params["into"]) if "into" in st.query_params else None
+    return None
 
 
 def latest() -> Run | None:
@@ -70,15 +79,15 @@ def show_end(run: Run) -> None:
                 st.page_link("data.py", label="Look at it", icon=":material/photo_library:", query_params=parameters)
                 st.page_link("train.py", label="Train on it", icon=":material/model_training:", query_params=parameters)
     elif run.state == State.FAILED:
-        st.error(escape_markdown(run.failure or "The import failed."), icon=":material/error:")
+        st.error(escape_markdown(run.failure or "This failed."), icon=":material/error:")
     else:
-        st.info("The import was cancelled; nothing of it was kept.", icon=":material/info:")
+        st.info(f"{escape_markdown(run.name)}: this was cancelled; nothing of it was kept.", icon=":material/info:")
 
 
-def kept(way: str) -> tuple[str, str]:
+def kept(way: str, fewest: int) -> tuple[str, str]:
     """Take what is sent and keep it on the disk; return the name of the lot and what it is called; "" before."""
     if way in ONE_BY_ONE:
-        return collected(way)
+        return collected(way, fewest)
     uploads = st.file_uploader(
         "Pictures",
         accept_multiple_files="directory" if way == "folder" else True,
@@ -89,8 +98,8 @@ def kept(way: str) -> tuple[str, str]:
     return keep_once(uploads or [], [(upload.name, upload) for upload in uploads or []])
 
 
-def collected(way: str) -> tuple[str, str]:
-    """Take photographs or drawings one by one, each into a class; return the lot of all of them."""
+def collected(way: str, fewest: int) -> tuple[str, str]:
+    """Take photographs or drawings one by one, each into a class, of so many at least; return the lot of them."""
     ending, what = ONE_BY_ONE[way]
     shots: list[tuple[str, bytes]] = st.session_state.setdefault("shots", {}).setdefault(way, [])
     label = st.text_input("Class", key="shot_class", placeholder="cup" if way == "camera" else "seven")
@@ -115,8 +124,9 @@ def collected(way: str) -> tuple[str, str]:
         st.image([content for _, content in last], [escape_markdown(name.partition("/")[0]) for name, _ in last], 56)
         st.button("Take the last one away", key="unshot", on_click=shots.__delitem__, args=[-1])
     found = {name.partition("/")[0] for name, _ in shots}
-    st.caption(f"{count(len(shots))} {what} of {len(found)} classes. Two of two classes are the least.")
-    if len(found) < 2 or not st.toggle("That is all", key="shots_done"):
+    least = " Two of two classes are the least." if fewest > 1 else ""
+    st.caption(f"{count(len(shots))} {what} of {len(found)} classes.{least}")
+    if len(found) < fewest or not st.toggle("That is all", key="shots_done"):
         return "", ""
     files = [(name, BytesIO(content)) for name, content in shots]
     return keep_once([name for name, _ in shots], files)
@@ -139,29 +149,50 @@ def keep_once(marks: list[UploadedFile] | list[str], files: list[tuple[str, Byte
     return st.session_state["lot"][1:]
 
 
-def show_plan(lot: str, title: str) -> None:
-    """Show what the pictures would become, and make it so at a press."""
+def show_plan(lot: str, title: str, into: str | None) -> None:
+    """Show what the pictures would become, a data set or a part of one, and make it so at a press."""
     with open_upload(lot, title) as source:
         tables = [file.name for file in source.files if file.ending in TABLE_ENDINGS]
         labels = st.selectbox("Label file", [BY_LAYOUT, *tables], key="labels") if tables else BY_LAYOUT
         table = read_labels_of(source, None if labels == BY_LAYOUT else labels)
-        plan = make_plan(source, *table)
+        label = chosen_class(into) if into else None
+        plan = make_plan(source, *table, fewest=1 if into else 2, label=label)
     show_counts(plan)
     check_room(plan)
-    name = st.text_input("Name", key="import_name", placeholder="pets", max_chars=60)
-    if st.button("Import", icon=":material/download:", type="primary", key="import_now", disabled=not name.strip()):
-        run = service.submit_import(lot, title, free_name(name), None if labels == BY_LAYOUT else labels)
+    name = into or st.text_input("Name", key="import_name", placeholder="pets", max_chars=60)
+    word = "Add" if into else "Import"
+    if st.button(word, icon=":material/download:", type="primary", key="import_now", disabled=not name.strip()):
+        table_name = None if labels == BY_LAYOUT else labels
+        if into:
+            run = service.submit_addition(lot, title, into, table_name, label=label)
+        else:
+            run = service.submit_import(lot, title, name, table_name)
         st.session_state.pop("lot", None)  # the import has it now
         st.session_state.pop("shots", None)
         st.query_params["import"] = run.id
         st.rerun()
 
 
+def chosen_class(into: str) -> str | None:
+    """Ask of which class of a data set all pictures are; None where their folders or a label file tell it."""
+    known = dict.fromkeys(open_dataset(into).classes)
+    label: str | None = st.selectbox(
+        "Class of all of them",
+        list(known),
+        index=None,
+        key="import_class",
+        placeholder="as their folders or a label file say",
+        accept_new_options=True,
+    )
+    return class_name(label) if label else None
+
+
 def show_counts(plan: Plan) -> None:
     """Say what was understood: the layout, the classes with their counts, and what is left out."""
     counts = plan.counts()
+    classes = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
     st.markdown(
-        f"**{len(counts)} classes, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
+        f"**{classes}, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
         f"{escape_markdown(plan.layout)}."
     )
     rows = [{"class": name, **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
@@ -172,6 +203,19 @@ def show_counts(plan: Plan) -> None:
         st.caption("A share of each class is put aside to check with; copies of one picture stay on one side.")
     for sentence in plan.sentences():
         st.warning(escape_markdown(sentence), icon=":material/info:")
+
+
+def show_copy(entry: DatasetEntry) -> None:
+    """Offer to copy a data set into one of one's own, which can be curated."""
+    with st.popover("Copy" if entry.folder else "Make it your own", icon=":material/content_copy:"):
+        st.markdown("Its pictures are copied into a data set of yours: relabel, move, leave out and add as you like.")
+        st.caption(f"The licence stays what it is: {escape_markdown(entry.licence)}.")
+        name = st.text_input("Name", key="copy_name", placeholder=f"my {entry.name}", max_chars=60)
+        if st.button("Copy it", key="copy_now", type="primary", disabled=not name.strip()):
+            with told():
+                run = service.submit_copy(entry.name, name)
+                st.query_params.from_dict({"import": run.id})
+                st.rerun()
 
 
 def show_delete(name: str) -> None:

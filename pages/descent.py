@@ -23,8 +23,9 @@ from dlkit.descent.race import Path, race
 from dlkit.descent.verdicts import TARGET, Verdict, reached, settled, verdict
 from dlkit.errors import ConfigError, DlkitError
 from dlkit.figures.descent import basins_figure, ended, examples_figure, scene, sweep_figure
+from dlkit.lab.code import code_of_descent
 from dlkit.words import escape_markdown, number, rate
-from pages.parts import link, pad, races
+from pages.parts import lesson, link, pad, races
 from pages.parts import scene as plots
 from pages.parts.notices import show_error, told
 
@@ -291,6 +292,12 @@ def show_race(shared: Shared, wanted: Wanted) -> None:
         ends = [(name, paths[each][0].points[-1]) for name, each in zip(asking.names, of_each, strict=True)]
         show_examples(loss, [(name, (float(w), float(b))) for name, (w, b) in ends], asking)
     show_ways_to_train(asking)
+    path = paths[int(looked)]
+    one = path.competitor
+    if one.schedule == "constant" and not (isinstance(loss, Surface) and loss.degrees):
+        if asking.chance.reaches(one, loss):
+            st.caption("The code draws its own batches, and is without noise and missing coordinates.")
+        lesson.show_code(code_of_descent(loss, one, path.start, one.steps(loss, asking.budget)))
 
 
 def row_of(name: str, paths: Sequence[Path], verdicts: Sequence[Verdict], asking: Asked) -> dict[str, Any]:
@@ -429,14 +436,14 @@ COLUMNS: dict[str, Callable[[Asked, Path], dict[str, str]]] = {
 
 def show_lessons() -> None:
     """Show when Adam helps and when it does not: each comparison is computed here and now."""
-    for lesson in LESSONS.values():
-        st.subheader(lesson.title)
-        st.markdown(escape_markdown(lesson.text))
+    for entry in LESSONS.values():
+        st.subheader(entry.title)
+        st.markdown(escape_markdown(entry.text))
         rows = []
-        for where, shared in lesson.grounds.items():
-            wanted = tuple(frozen(one) for one in lesson.wanted)
+        for where, shared in entry.grounds.items():
+            wanted = tuple(frozen(one) for one in entry.wanted)
             paths, verdicts = raced(frozen(shared), wanted)
-            asking = asked.read(shared, lesson.wanted)
+            asking = asked.read(shared, entry.wanted)
             for name, path, one in zip(asking.names, paths, verdicts, strict=True):
                 rows.append(
                     {
@@ -444,21 +451,19 @@ def show_lessons() -> None:
                         "Optimizer": name,
                         "Rate": rate_of(path),
                         **{
-                            title: told
-                            for shown in lesson.shows
-                            for title, told in COLUMNS[shown](asking, path).items()
+                            title: told for shown in entry.shows for title, told in COLUMNS[shown](asking, path).items()
                         },
                         "What became of it": str(one.status),
                     }
                 )
         st.dataframe(rows, hide_index=True, width="stretch")
-        shared = list(lesson.grounds.values())[-1]
+        shared = list(entry.grounds.values())[-1]
         st.button(
             "Open this race",
             icon=":material/flag:",
-            key=f"open_{lesson.name}",
+            key=f"open_{entry.name}",
             on_click=open_race,
-            args=(races.address(shared, lesson.wanted),),
+            args=(races.address(shared, entry.wanted),),
         )
 
 

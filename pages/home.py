@@ -79,12 +79,14 @@ def show_lessons() -> None:
     """Point to the pages that show how a network learns."""
     st.subheader("Understand how it learns")
     lessons = (
-        ("descent.py", "Let optimizers race down a loss surface", ":material/moving:"),
-        ("network.py", "Train a small network and watch every unit", ":material/hub:"),
-        ("layers.py", "Look inside a deep network, layer by layer", ":material/layers:"),
+        ("lessons.py", "All lessons, in order", ":material/school:"),
+        ("descent.py", "Race optimizers", ":material/moving:"),
+        ("network.py", "Watch a small network", ":material/hub:"),
+        ("layers.py", "Look inside a deep one", ":material/layers:"),
     )
-    for column, (page, label, icon) in zip(st.columns(3), lessons, strict=True):
-        with column, st.container(border=True, height="stretch"):
+    grid = st.grid(columns=4, min_column_width=230)
+    for page, label, icon in lessons:
+        with grid, st.container(border=True):
             st.page_link(page, label=label, icon=icon)
 
 

@@ -14,6 +14,7 @@ pages = {
         st.Page("predict.py", title="Classify", icon=":material/image_search:"),
     ],
     "Understand": [
+        st.Page("lessons.py", title="Lessons", icon=":material/school:"),
         st.Page("tensors.py", title="Tensors", icon=":material/grid_on:"),
         st.Page("descent.py", title="Descent", icon=":material/moving:"),
         st.Page("network.py", title="Network", icon=":material/hub:"),

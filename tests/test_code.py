@@ -11,12 +11,18 @@ from dlkit.catalog.activations import ACTIVATIONS
 from dlkit.catalog.formulas import read_formula
 from dlkit.catalog.initialisations import INITIALISATIONS
 from dlkit.catalog.optimizers import OPTIMIZERS
+from dlkit.catalog.sums import POINT_SETS, SUMS
+from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.data.images import read_image
+from dlkit.descent.asked import default_rate
+from dlkit.descent.losses import FiniteSum, Surface
+from dlkit.descent.race import Competitor, race
 from dlkit.engine import inside
 from dlkit.engine.one_step import update_of
 from dlkit.lab import asked, rules, softmax
 from dlkit.lab.code import (
+    code_of_descent,
     code_of_graph,
     code_of_layer,
     code_of_perceptron,
@@ -172,3 +178,32 @@ def test_code_of_a_rule_judges_it_and_the_network():
     code = code_of_rule(formula, rules.task_of(points, 50, 0)).replace("range(100)", "range(1)")
     names = {"points": torch.tensor(test.points), "labels": torch.tensor(test.labels)}
     assert (run(code, **names)["says"].numpy() == rules.says(formula, test.points)).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_code_of_a_descent_ends_where_the_race_ends(rule):
+    entry = SURFACES["ravine"]
+    start, loss = (-1.5, 0.75), Surface.of(entry)
+    competitor = Competitor(rule, default_rate(entry.rates, rule), {"weight_decay": 0.01} if rule == "adam" else {})
+    found = run(code_of_descent(loss, competitor, start, 20))
+    (path,) = race(loss, [competitor], [start], 20 * competitor.entry.evaluations)
+    np.testing.assert_allclose(found["w"].detach().numpy(), path.points[-1], rtol=1e-9, atol=1e-12)
+    assert float(found["loss_of"](found["w"])) == pytest.approx(float(path.values[-1]), rel=1e-9, abs=1e-20)
+
+
+@pytest.mark.parametrize("text", ["x^2", "3", "pi*y", "abs(x) + max(y, 0)"])
+def test_code_of_a_descent_takes_any_formula(text):
+    loss = Surface(read_formula(text), (-2, 2, -2, 2))
+    found = run(code_of_descent(loss, Competitor("adam", 0.1), (1.0, 1.0), 3))
+    (path,) = race(loss, [Competitor("adam", 0.1)], [(1.0, 1.0)], 3)
+    np.testing.assert_allclose(found["w"].detach().numpy(), path.points[-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", SUMS)
+@pytest.mark.parametrize("batch", [None, 4])
+def test_code_of_a_descent_over_examples(kind, batch):
+    loss = FiniteSum.of(kind, POINT_SETS[SUMS[kind].points].points)
+    competitor = Competitor("sgd", 0.1, batch=batch)
+    (path,) = race(loss, [Competitor("sgd", 0.1)], [(-3.0, 3.0)], 50)
+    found = run(code_of_descent(loss, competitor, (-3.0, 3.0), 50))["w"].detach().numpy()
+    np.testing.assert_allclose(found, path.points[-1], **({"atol": 1} if batch else {"rtol": 1e-12}))

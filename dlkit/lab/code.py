@@ -10,8 +10,11 @@ from dlkit.catalog.activations import ACTIVATIONS
 from dlkit.catalog.formulas import FUNCTIONS, Formula, names_in, read_formula
 from dlkit.catalog.initialisations import INITIALISATIONS
 from dlkit.catalog.optimizers import OPTIMIZERS, torch_arguments
+from dlkit.catalog.updates import RULES
+from dlkit.descent.losses import FiniteSum, Loss, Surface
+from dlkit.descent.race import Competitor
 from dlkit.lab.graph import Graph
-from dlkit.lab.learning import NETWORK_RULES, Task
+from dlkit.lab.learning import Task
 from dlkit.lab.network import Plan
 from dlkit.lab.softmax import Question
 
@@ -62,6 +65,56 @@ def code_of_question(question: Question) -> str:
     )
 
 
+def code_of_descent(loss: Loss, competitor: Competitor, start: tuple[float, float], steps: int) -> str:
+    """Return the code of one path at a constant rate: on a surface that is not turned, or over all or some examples.
+
+    Which examples a batch has is drawn anew, so that path is another one.
+    """
+    rate, lines = competitor.learning_rate, _loss_of_two(loss)
+    if competitor.entry.needs_hessian:
+        end: tuple[str, ...] = (
+            f"for step in range({steps}):",
+            "    slope = torch.func.grad(loss_of)(w)",
+            f"    w = w - {rate!r} * torch.linalg.solve(torch.func.hessian(loss_of)(w), slope)",
+        )
+    else:
+        is_part = not competitor.entry.is_exact and competitor.batch is not None
+        batch = f", torch.randperm({loss.examples})[:{competitor.batch}]" if is_part and loss.examples else ""
+        end = (
+            "def gradient():",
+            "    optimizer.zero_grad()",
+            f"    loss = loss_of(w{batch})",
+            "    loss.backward()",
+            "    return loss",
+            "",
+            "",
+            *(["# torch always corrects the bias, which is switched off here"] if _is_uncorrected(competitor) else []),
+            f"optimizer = {_optimizer(competitor.rule, rate, competitor.settings, '[w]')}",
+            f"for step in range({steps}):",
+            "    optimizer.step(gradient)",
+        )
+    first = f"w = torch.tensor([{start[0]!r}, {start[1]!r}], requires_grad=True)"
+    return "\n".join((*lines, first, *end, "print(w, loss_of(w))", ""))
+
+
+def _loss_of_two(loss: Loss) -> list[str]:
+    """Return the lines that make the function `loss_of` of a tensor w of two numbers."""
+    head = ["import torch", "", "torch.set_default_dtype(torch.float64)"]
+    if isinstance(loss, FiniteSum):
+        worth = {
+            "line": "((line - y[batch]) ** 2).mean() / 2",
+            "logistic": "torch.nn.functional.binary_cross_entropy_with_logits(line, y[batch])",
+        }
+        data = [f"{name} = torch.tensor({list(map(float, values))})"
+                for name, values in (("x", loss.inputs), ("y", loss.targets))]  # fmt: skip
+        body = ["    line = w[0] * x[batch] + w[1]", f"    return {worth[loss.kind]}"]
+        return [*head, *data, "", "", "def loss_of(w, batch=slice(None)):", *body, "", ""]
+    assert isinstance(loss, Surface)
+    text = _in_torch(loss.formula, {"x", "y"}) + ("" if loss.formula.names() else " + 0 * x")
+    maths = ["import math", ""] if "math." in text else []
+    return [*maths, *head, "", "", "def loss_of(w):", "    x, y = w", f"    return {text}", "", ""]
+
+
 def code_of_perceptron(rate: float) -> str:
     """Return the code of the perceptron's rule; the points and labels are for the reader to give."""
     return (
@@ -100,7 +153,7 @@ def code_of_task(task: Task) -> str:
             _model(task.plan),
             *_beginning(task),
             *(["# torch always corrects the bias, which is switched off here"] if _is_uncorrected(task) else []),
-            f"optimizer = {_optimizer(task)}",
+            f"optimizer = {_optimizer(task.rule, task.learning_rate, task.settings, 'model.parameters()')}",
             "",
             *_loss(task),
             *_loop(task),
@@ -194,20 +247,20 @@ def _beginning(task: Task) -> list[str]:
     return [*lines, "for layer in model:", "    if isinstance(layer, nn.Linear):", "        nn.init.zeros_(layer.bias)"]
 
 
-def _optimizer(task: Task) -> str:
-    rule = NETWORK_RULES[task.rule]
-    settings = {**rule.settings, **task.settings}
+def _optimizer(name: str, rate: float, settings: Mapping[str, float], weights: str) -> str:
+    rule = RULES[name]
+    settings = {**rule.settings, **settings}
     if rule.needs_direction:
         more = f"max_iter=1, history_size={settings['history']:.0f}"
-        return f"torch.optim.LBFGS(model.parameters(), lr={task.learning_rate}, {more})"
+        return f"torch.optim.LBFGS({weights}, lr={rate}, {more})"
     entry = OPTIMIZERS[rule.trained_as]
     settings = {name: value for name, value in settings.items() if name in entry.settings}
     arguments = torch_arguments(settings) | dict(entry.fixed)
     written = "".join(f", {name}={value}" for name, value in arguments.items())
-    return f"torch.optim.{entry.algorithm}(model.parameters(), lr={task.learning_rate}{written})"
+    return f"torch.optim.{entry.algorithm}({weights}, lr={rate}{written})"
 
 
-def _is_uncorrected(task: Task) -> bool:
+def _is_uncorrected(task: Task | Competitor) -> bool:
     return task.settings.get("bias_correction") == 0
 
 

@@ -79,13 +79,14 @@ def show_lessons() -> None:
     """Point to the pages that show how a network learns."""
     st.subheader("Understand how it learns")
     lessons = (
-        ("descent.py", "Let optimizers race down a loss surface", ":material/moving:"),
-        ("network.py", "Train a small network and watch every unit", ":material/hub:"),
-        ("layers.py", "Look inside a deep network, layer by layer", ":material/layers:"),
+        ("descent.py", "Descent", "Let optimizers race down a loss surface.", ":material/moving:"),
+        ("network.py", "Network", "Train a small network and watch every unit of it.", ":material/hub:"),
+        ("layers.py", "Layers", "Look inside a deep network, layer by layer.", ":material/layers:"),
     )
-    for column, (page, label, icon) in zip(st.columns(3), lessons, strict=True):
+    for column, (page, title, text, icon) in zip(st.columns(3), lessons, strict=True):
         with column, st.container(border=True, height="stretch"):
-            st.page_link(page, label=label, icon=icon)
+            st.write(text)
+            st.page_link(page, label=title, icon=icon)
 
 
 def show_recent(runs: list[Run]) -> None:

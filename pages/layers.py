@@ -46,12 +46,15 @@ def show_page() -> None:
         left, right = st.columns([3, 2])
         with left:
             model = classify.choose_model(f"{PREFIX}model")
-        with right, told():
+        with right:
             checkpoint = looking.ask_checkpoint(model, has_best=view == "layers")
         picture = None
         if view == "layers":
             with told():
                 picture = looking.ask_picture(model)
+    if view == "step" and checkpoint == looking.BEST:
+        onestep.show_none()
+        return
     if not may_load():
         return
     if view == "step":
@@ -98,8 +101,10 @@ def show_layers(model: str, checkpoint: str, picture: classify.Picture) -> None:
     labels = looking.classes(source) if is_last else ()
     at = value_chosen(maps)
     sheets.show(sheet(maps, *at, labels), key=f"{PREFIX}sheet", on_choose=choose_value)
-    with told():
+    try:
         show_arithmetic(layer, seen, maps.index(*at), labels)
+    except ConfigError as error:  # a block, or attention: nothing that went wrong
+        st.info(escape_markdown(str(error)), icon=":material/info:")
     if (filters := seen.filters) is not None:
         with st.expander("Filters", icon=":material/grid_on:"):
             whose = "Each map's kernel, in the colours that it answers to" if filters.shape[1] == 3 else ""

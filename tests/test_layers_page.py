@@ -195,6 +195,14 @@ def test_link_opens_a_value_of_a_layer_of_a_run(run: Run):
     assert "print(outputs[0].softmax(1)[0, 2])" in code
 
 
+def test_what_another_model_does_not_offer_is_forgotten_without_a_word(run: Run):
+    app = opened(model=run.id, picture="data", checkpoint="1", layer="head")
+    app.selectbox(key="layers_model").select("imagenet")
+    assert not again(app).error
+    assert "layers_picture" not in app.query_params
+    assert app.session_state["layers_picture"] == "chelsea"
+
+
 def test_batch_norm_in_training_takes_the_pictures_own_statistics():
     app = opened(layer="body.bn1")
     before = [one.value for one in app.latex]

@@ -1,10 +1,9 @@
 """Looks into networks for the pages: the last few stay open, and one at a time is looked into.
 
 Pages get arrays from it, no tensors. It takes its turn with the forward passes of `prediction`; a step of a run, which
-takes seconds, has a lock of its own and waits for other steps only.
+takes seconds, has a lane of its own and waits for other steps only.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from dlkit.engine import prediction
 from dlkit.engine.arithmetic import Arithmetic, arithmetic_of, softmax_at
 from dlkit.engine.bundle import Bundle, load_bundle
 from dlkit.engine.checkpoint import load_checkpoint
+from dlkit.engine.lane import Lane
 from dlkit.engine.layers import Layer, Seen, Statistics, layers_of, pictures_for, seen_in, statistics_of
 from dlkit.engine.one_step import OneStep, one_step_of_run, standing_at
 from dlkit.engine.phases import begin_phase
@@ -30,7 +30,7 @@ from dlkit.engine.preprocess import preprocessing_of
 Floats = NDArray[np.float32]
 OPEN = 3  # networks
 
-_steps = threading.Lock()
+_steps = Lane(4)  # places to wait: for half a minute or so
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,11 @@ def look(source: Source, image: Image.Image, layer: str, call: int = 1) -> Look:
 
 
 def step(source: Source, parameter: str, batch: int) -> OneStep:
-    """Return the step that a run would take from a checkpoint: see `one_step.one_step_of_run`."""
-    with _steps:
+    """Return the step that a run would take from a checkpoint: see `one_step.one_step_of_run`.
+
+    BusyError where too many wait for theirs.
+    """
+    with _steps.turn():
         return one_step_of_run(_state(source), parameter, batch)
 
 

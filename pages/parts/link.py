@@ -23,7 +23,13 @@ def named(key: str, options: Collection[str], default: str) -> str:
 def choose(
     draw: Callable[..., Any], label: str, options: Sequence[str], *, key: str, default: str, **arguments: Any
 ) -> str:
-    """Draw a widget of one choice (`st.selectbox`, `st.segmented_control`) that begins as the URL's parameter `key`."""
+    """Draw a widget of one choice (`st.selectbox`, `st.segmented_control`) that begins as the URL's parameter `key`.
+
+    What was chosen here and is no longer offered is forgotten.
+    """
+    if st.session_state.get(key) not in (None, *options):
+        del st.session_state[key]
+        st.query_params.pop(key, None)
     if key not in st.session_state:
         asked = st.query_params.get(key, default)
         if asked not in options:

@@ -45,8 +45,6 @@ def ask_checkpoint(model: str, *, has_best: bool) -> str:
     if not known:
         return BEST
     key = f"{PREFIX}{'checkpoint' if has_best else 'from'}"
-    if st.session_state.get(key) not in titles:  # the run went on, or another was chosen
-        st.session_state.pop(key, None)
     return link.choose(
         st.selectbox, "As of", list(titles), key=key, default=next(iter(titles)), format_func=titles.__getitem__
     )
@@ -75,8 +73,6 @@ def ask_picture(model: str) -> classify.Picture:
     if dataset:
         titles[DATA] = "From its data set"
     key = f"{PREFIX}picture"
-    if st.session_state.get(key) not in titles:
-        st.session_state.pop(key, None)
     chosen = link.choose(
         st.segmented_control, "Picture", list(titles), key=key, default="chelsea", format_func=titles.__getitem__
     )

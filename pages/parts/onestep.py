@@ -26,11 +26,13 @@ PARAMETER = f"{PREFIX}parameter"
 ROOM = r"\vphantom{\frac{10^{-5}}{1}}"  # above a fraction, whose numerator Streamlit 1.67 cuts otherwise
 
 
+def show_none() -> None:
+    """Say what a step is taken from, where there is nothing."""
+    show_empty("A step is taken from a run's checkpoint. Choose a run above that has one.", "train.py", "Train")
+
+
 def show(model: str, checkpoint: str) -> None:
     """Show what one more step of a run would do to one weight."""
-    if checkpoint == looking.BEST:
-        show_empty("A step is taken from a run's checkpoint. Choose a run above that has one.", "train.py", "Train")
-        return
     source = looking.source_of(model, checkpoint)
     left, middle, right = st.columns([1, 3, 1])
     with left:

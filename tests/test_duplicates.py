@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw
 from dlkit.data.duplicates import duplicate_pairs, groups_of
 from dlkit.data.looks import ICON_SIDE, RECORD
 from tests.photos import FLOWERS, copies, flower, jpeg, opened
-from tests.test_looks import seen
+from tests.test_looks import record_of
 
 
 def looks_of_files(files: list[bytes]) -> np.ndarray:
-    return np.array([seen(data)[0] for data in files])
+    return np.array([record_of(data) for data in files])
 
 
 def drawn_looks(icons: np.ndarray) -> np.ndarray:

@@ -12,8 +12,14 @@ from tests.photos import flower, jpeg, opened
 
 
 def seen(data: bytes) -> Seen:
+    """Return what an import sees of a file."""
     looks = check_picture(data)
     return look_at(looks.small, image_digest(data), looks.width, looks.height)
+
+
+def record_of(data: bytes) -> np.ndarray:
+    """Return it as it is read again, RECORD ()."""
+    return np.frombuffer(seen(data).packed(0), RECORD)[0]
 
 
 @pytest.mark.parametrize(("size", "small"), [((300, 400), (100, 134)), ((128, 256), (128, 256)), ((28, 28), (28, 28))])
@@ -52,10 +58,10 @@ def test_small_copy_is_upright_and_carries_nothing():
 
 def test_looks_tell_dark_from_bright_and_sharp_from_blurred():
     photo = opened(flower(0))
-    record, thumbnail = seen(jpeg(photo))
-    blurred, _ = seen(jpeg(photo.filter(ImageFilter.GaussianBlur(5))))
-    dark, _ = seen(jpeg(photo.point(lambda value: value // 8)))
-    bright, _ = seen(jpeg(photo.point(lambda value: 224 + value // 8)))
+    record, thumbnail = record_of(jpeg(photo)), seen(jpeg(photo)).thumbnail
+    blurred = record_of(jpeg(photo.filter(ImageFilter.GaussianBlur(5))))
+    dark = record_of(jpeg(photo.point(lambda value: value // 8)))
+    bright = record_of(jpeg(photo.point(lambda value: 224 + value // 8)))
     assert record["sharpness"] > 5 * blurred["sharpness"]
     assert dark["high"] < 40 < record["high"]
     assert bright["low"] > 210 > record["low"]
@@ -64,13 +70,13 @@ def test_looks_tell_dark_from_bright_and_sharp_from_blurred():
 
 
 def test_one_colour_has_no_details():
-    record, _ = seen(jpeg(Image.new("RGB", (200, 100), (90, 90, 90))))
+    record = record_of(jpeg(Image.new("RGB", (200, 100), (90, 90, 90))))
     assert record["sharpness"] == 0
     assert record["low"] == record["high"] == 90
 
 
 def test_very_long_picture_has_the_middle_of_it_as_thumbnail():
-    _, thumbnail = seen(jpeg(Image.new("RGB", (100, 9000))))
+    thumbnail = seen(jpeg(Image.new("RGB", (100, 9000)))).thumbnail
     assert Image.open(io.BytesIO(thumbnail)).size == (100, 256)
 
 
@@ -83,7 +89,7 @@ def test_album_keeps_what_was_seen_and_finds_it_by_digest(tmp_path):
     album = Album(tmp_path)
     assert album.rows_of(map(image_digest, files)).tolist() == [0, 1, -1]
     for row, data in enumerate(files[:2]):
-        expected = seen(data)[0]
+        expected = record_of(data)
         assert all((album.records[row][name] == expected[name]).all() for name in ("digest", "icon", "sharpness"))
         assert album.thumbnail(row).size == check_picture(data).small.size
 
@@ -103,7 +109,7 @@ def test_album_without_files_is_empty_and_half_a_record_is_no_record(tmp_path):
 def test_icon_is_the_whole_picture_in_a_square():
     image = Image.new("L", (640, 320), 0)
     image.paste(255, (320, 0, 640, 320))
-    icon = seen(jpeg(image.convert("RGB"), 100))[0]["icon"]
+    icon = record_of(jpeg(image.convert("RGB"), 100))["icon"]
     assert icon.shape == (ICON_SIDE, ICON_SIDE)
     assert icon[:, :15].max() < 10
     assert icon[:, 17:].min() > 245

@@ -142,7 +142,8 @@ def _candidates(signs: np.ndarray, asked: Sequence[np.ndarray]) -> Iterator[np.n
             for step in range(int((after - first).max(initial=0))):
                 seekers = np.flatnonzero(after - first > step)
                 pairs = np.stack([seekers, order[first[seekers] + step]], axis=1)
-                found.append(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1) @ (len(signs), 1))
+                first_of, second_of = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1).T
+                found.append(first_of * len(signs) + second_of)
         yield np.stack(np.divmod(np.unique(np.concatenate(found)), len(signs)), axis=1)
 
 

@@ -6,6 +6,7 @@ import re
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=])")
 # what Streamlit 1.67 still turns into links, icons and arrows after the backslashes are gone
 _LATE = re.compile(r"(www(?=\.)|:(?=//|material/|streamlit:)|(?<=\w)(?=@)|[-<>~](?=[-=>]))", re.IGNORECASE)
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # also what an apostrophe has made harmless, so that each has its own
 
 
 def escape_markdown(text: str) -> str:
@@ -21,7 +22,12 @@ def escape_html(text: str) -> str:
 
 def escape_csv(text: str) -> str:
     """Return `text` so that no spreadsheet takes it for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unescape_csv(text: str) -> str:
+    """Return what `escape_csv` has made harmless as it was."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def percent(share: float | None, digits: int = 1) -> str:

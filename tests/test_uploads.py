@@ -12,6 +12,7 @@ import pytest
 from dlkit.catalog.datasets import DATASETS
 from dlkit.data import uploads
 from dlkit.data.dataset import open_dataset
+from dlkit.data.importing import import_pictures
 from dlkit.data.plans import make_plan, read_labels_of
 from dlkit.data.uploads import drop_upload, keep_upload, open_upload
 from dlkit.errors import DatasetError, DiskFullError
@@ -179,7 +180,7 @@ def test_attempt_after_one_that_died_at_the_very_end_succeeds(home):
     lot = keep_upload(sent(PETS))
     run = service.submit_import(lot, "12 files", "pets")
     with open_upload(lot, "12 files") as source:
-        for _ in worker.import_pictures(source, make_plan(source), "pets", identity=run.id):
+        for _ in import_pictures(source, make_plan(source), "pets", identity=run.id):
             pass
     assert worked(run).state == State.SUCCEEDED
     assert DATASETS["pets"].folder == run.id

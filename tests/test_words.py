@@ -24,6 +24,7 @@ from dlkit.words import (
     number,
     percent,
     size,
+    unescape_csv,
 )
 
 #: what a class, a file or a run may be called by someone who wants it to be more than a name
@@ -175,6 +176,13 @@ def test_a_cell_is_read_back_with_at_most_an_apostrophe_more(cell: str) -> None:
     csv.writer(file).writerow([escape_csv(cell)])
     assert escape_csv(cell) in (cell, f"'{cell}")
     assert not escape_csv(cell).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+
+
+@given(st.text())
+@example("'=1")
+@example("''")
+def test_a_harmless_cell_becomes_what_it_was(cell: str) -> None:
+    assert unescape_csv(escape_csv(cell)) == cell
 
 
 # Numbers

@@ -377,8 +377,8 @@ def _imported_entry(key: str, record: Mapping[str, Any], version: Mapping[str, A
         train_images=version["train"],
         val_images=version["val"],
         image_size=version["image_size"],
-        licence="Your own",
-        source=record["source"],
+        licence=record.get("licence", "Your own"),  # of a copy that of what was copied
+        source=record.get("credit", record["source"]),
         layout="manifest",
         options={"version": number},
         folder=record["folder"],

@@ -45,6 +45,15 @@ _OTHER_KINDS = (
     (re.compile(rb"SIMPLE  ="), "FITS images"),
 )
 _HEIF = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
+_ENDINGS = (
+    (re.compile(rb"\xff\xd8\xff"), ".jpg"),
+    (re.compile(rb"\x89PNG"), ".png"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), ".webp"),
+    (re.compile(rb"GIF8"), ".gif"),
+    (re.compile(rb"BM"), ".bmp"),
+    (re.compile(rb"II\*\0|MM\0\*"), ".tif"),
+    (_HEIF, ".heic"),
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -160,6 +169,11 @@ def looks_of(image: Image.Image) -> Looks:
 def image_digest(data: bytes) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def ending_of_content(data: bytes) -> str:
+    """Return the ending that a picture's file should have, by its first bytes: ".jpg"; "" for what is no picture."""
+    return next((ending for pattern, ending in _ENDINGS if pattern.match(data)), "")
 
 
 def thumbnail_jpeg(image: Image.Image, side: int) -> bytes:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from dlkit import files, machine
@@ -24,8 +23,9 @@ from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME
 from dlkit.data.duplicates import duplicate_pairs, groups_of
 from dlkit.data.images import check_picture, image_digest
 from dlkit.data.labels import Labelled
-from dlkit.data.layouts import MANIFEST_FORMAT, image_path, manifest_name
+from dlkit.data.layouts import image_path, manifest_name
 from dlkit.data.looks import Album, Seen, album_writer, look_at
+from dlkit.data.manifests import Picture, record_version, write_manifest
 from dlkit.data.plans import Plan
 from dlkit.data.shelf import check_room, free_name, names_alone, staging, sweep_imports
 from dlkit.data.sources import FEW, Folder, Ledger, LeftOut, Source
@@ -72,13 +72,20 @@ _SPLIT_WORDS = {"train": "images to learn from", "val": "to be checked with", "t
 
 @dataclass(frozen=True)
 class Kept:
-    """One picture that was checked and written."""
+    """One picture that was checked and written; `size` in bytes."""
 
     planned: Labelled
     digest: str
+    size: int
     width: int
     height: int
     is_first_of_many: bool
+
+    def picture(self) -> Picture:
+        """Return the row of a manifest that it becomes once it has a split."""
+        planned = self.planned
+        assert planned.split is not None, "every picture is given one"
+        return Picture(self.digest, planned.label, planned.split, planned.file.name, self.size, self.width, self.height)
 
 
 Results = list[tuple[Labelled, tuple[Kept, Seen] | ImageError]]
@@ -113,7 +120,7 @@ def import_pictures(
     identity = identity or secrets.token_hex(16)
     with staging(identity) as folder:
         try:
-            kept, ledger = yield from _keep_all(source, plan, folder)
+            kept, ledger = yield from keep_all(source, plan, folder)
             yield ImportProgress("keeping", len(plan.pictures), len(plan.pictures))
             kept, remarks = _divided(plan, kept, ledger, _groups(folder, kept), val_share, seed)
             report = _report(name, plan, kept, ledger.close(), remarks)
@@ -129,7 +136,7 @@ def import_pictures(
     return report
 
 
-def _keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
+def keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
     """Check every picture in some threads, and write those that are whole; in the order of the plan."""
     ledger, kept, known, done = Ledger(plan.left_out), list[Kept](), set[str](), 0
     (folder / "images").mkdir()
@@ -193,7 +200,7 @@ def _keep(source: Source, folder: Path, planned: Labelled) -> tuple[Kept, Seen]:
     digest = image_digest(data)
     with suppress(FileExistsError), (folder / image_path(digest)).open("xb", buffering=0) as file:
         file.write(data)  # unless a copy of it is there
-    kept = Kept(planned, digest, looks.width, looks.height, looks.is_first_of_many)
+    kept = Kept(planned, digest, len(data), looks.width, looks.height, looks.is_first_of_many)
     return kept, look_at(looks.small, digest, looks.width, looks.height)
 
 
@@ -241,38 +248,22 @@ def _report(
 
 def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Report, seed: int) -> None:
     """Write manifest and record, and wait until the images have reached the disk."""
-    labels = {label: number for number, label in enumerate(report.classes)}
-    made_at = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = {
-        "format": MANIFEST_FORMAT,
+    made_at, pictures = datetime.now(UTC).isoformat(timespec="seconds"), [one.picture() for one in kept]
+    about = {
         "version": 1,
         "made_at": made_at,
         "made_by": f"import of {plan.title} ({plan.layout})",
         "seed": seed,
-        "classes": report.classes,
-        "pictures": {
-            "sha256": [one.digest for one in kept],
-            "label": [labels[one.planned.label] for one in kept],
-            "split": [one.planned.split for one in kept],
-            "name": [one.planned.file.name for one in kept],
-            "bytes": [one.planned.file.size for one in kept],
-            "width": [one.width for one in kept],
-            "height": [one.height for one in kept],
-        },
         "left_out": [asdict(replace(one, names=one.names[:KEPT_NAMES])) for one in report.left_out],
         "remarks": report.remarks,
     }
-    version = {
-        "number": 1,
-        "made_at": made_at,
-        "classes": len(report.classes),
-        **report.counts,
-        "image_size": round(median(min(one.width, one.height) for one in kept)),
-    }
     record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
-    record |= {"bytes": sum({one.digest: one.planned.file.size for one in kept}.values()), "versions": [version]}
+    if plan.licence:
+        record |= {"licence": plan.licence, "credit": plan.credit}
+    record["bytes"] = sum({picture.digest: picture.bytes for picture in pictures}.values())
+    record["versions"] = [record_version(pictures, 1, made_at)]
     os.sync()  # thousands of files at once: quicker than one after the other
-    files.write_whole(folder / manifest_name(1), json.dumps(manifest, ensure_ascii=False).encode())
+    files.write_whole(folder / manifest_name(1), write_manifest(pictures, about))
     files.write_whole(folder / RECORD_NAME, json.dumps(record, ensure_ascii=False).encode())
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dlkit.data.sources import File, Ledger, shown, shown_part
 from dlkit.errors import DatasetError
 from dlkit.settings import settings
+from dlkit.words import unescape_csv
 
 LARGEST_TABLE = 20_000_000  # bytes
 LOOKED_AT = 200  # rows, to tell what each column is
@@ -96,7 +97,7 @@ def read_labels(data: bytes, title: str, names: Names, ledger: Ledger) -> list[L
         if reason := _why_unusable(row, columns, width, most):
             ledger.add(reason, where, "rows")
             continue
-        file, label = names.find(row.cells[columns.file]), shown_part(row.cells[columns.label])
+        file, label = names.find(row.cells[columns.file]), shown_part(unescape_csv(row.cells[columns.label]))
         if file is None:
             is_address = "://" in row.cells[columns.file]
             reason = "name an address, and nothing is fetched" if is_address else "name no image that is there"

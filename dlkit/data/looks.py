@@ -93,10 +93,18 @@ class Album:
 
     def thumbnail(self, row: int) -> Image.Image:
         """Return a picture's thumbnail, RGB."""
+        return Image.open(io.BytesIO(self._jpeg(row))).convert("RGB")
+
+    def seen(self, row: int) -> Seen:
+        """Return what was seen of a picture."""
+        *fields, _, _, icon = _PACKED.unpack(self.records[row].tobytes())
+        return Seen._make((*fields, icon, self._jpeg(row)))
+
+    def _jpeg(self, row: int) -> bytes:
         record = self.records[row]
         with self._thumbnails.open("rb") as file:
             file.seek(int(record["start"]))
-            return Image.open(io.BytesIO(file.read(int(record["length"])))).convert("RGB")
+            return file.read(int(record["length"]))
 
 
 class AlbumWriter:
@@ -115,6 +123,15 @@ class AlbumWriter:
         """Write what is not written yet."""
         self._thumbnails.close()
         self._looks.close()
+
+
+def append_album(source: Path, target: Path) -> None:
+    """Add what was seen of the pictures in the folder `source` to the album of `target`, unless it has them."""
+    album, known = Album(source), {bytes(digest) for digest in Album(target).records["digest"]}
+    with album_writer(target) as writer:
+        for row in range(len(album.records)):
+            if bytes(album.records["digest"][row]) not in known:
+                writer.add(album.seen(row))
 
 
 @contextmanager

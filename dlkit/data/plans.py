@@ -14,6 +14,7 @@ from dlkit.errors import DatasetError, ImageError
 
 MOST_CLASSES = 10_000
 SPLITS = ("train", "val", "test")
+EXPORTED_TABLE = "labels.csv"  # what an export calls its table
 CLASS_FOLDERS, SPLIT_FOLDERS, LABEL_FILE = "class folders", "split and class folders", "label file"
 ARCHIVE_ENDINGS = frozenset((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 FEW = 5  # names that stand in a sentence
@@ -23,7 +24,8 @@ FEW = 5  # names that stand in a sentence
 class Plan:
     """What would be imported, in the order of the names; `remarks` are sentences about what was taken for what.
 
-    A picture whose `split` is None is put into train or val when it is known which pictures are whole.
+    A picture whose `split` is None is put into train or val when it is known which pictures are whole. `licence` and
+    `credit` are those of a data set that is copied.
     """
 
     title: str
@@ -31,6 +33,8 @@ class Plan:
     pictures: tuple[Labelled, ...]
     left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
+    licence: str = ""
+    credit: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,10 +57,13 @@ class Plan:
         return [*self.remarks, *(one.sentence() for one in self.left_out)]
 
 
-def make_plan(source: Source, labels: bytes | None = None, labels_title: str = "The label file") -> Plan:
+def make_plan(
+    source: Source, labels: bytes | None = None, labels_title: str = "The label file", *, fewest: int = 2
+) -> Plan:
     """Find the layout of a source; with `labels`, a table, it alone tells the classes.
 
-    Raises DatasetError where there are no images, no classes can be told, or all images are of one class.
+    Raises DatasetError where there are no images, no classes can be told, or fewer than `fewest`: what is added to a
+    data set may be of one.
     """
     ledger = Ledger(source.left_out)
     pictures = [file for file in source.files if file.ending in PICTURE_ENDINGS]
@@ -72,9 +79,9 @@ def make_plan(source: Source, labels: bytes | None = None, labels_title: str = "
     if labels is not None:
         layout, found = LABEL_FILE, _by_tables([(labels_title, labels)], pictures, ledger)
     else:
-        layout, found = _by_names(source, pictures, tables, ledger, remarks)
+        layout, found = _by_names(source, pictures, tables, ledger, remarks, fewest)
     found = _learnable(found, ledger, remarks)
-    _check_classes(source, found, ledger)
+    _check_classes(source, found, ledger, fewest)
     remarks += _unlike(found)
     return Plan(source.title, layout, tuple(found), ledger.close(), tuple(remarks))
 
@@ -93,7 +100,7 @@ def read_labels_of(source: Source, name: str | None) -> tuple[bytes, str] | tupl
 
 
 def _by_names(
-    source: Source, pictures: list[File], tables: list[File], ledger: Ledger, remarks: list[str]
+    source: Source, pictures: list[File], tables: list[File], ledger: Ledger, remarks: list[str], fewest: int
 ) -> tuple[str, list[Labelled]]:
     depth = _wrapping(pictures)
     tops = {parts[depth] for file in pictures if len(parts := file.name.split("/")) > depth + 1}
@@ -101,12 +108,15 @@ def _by_names(
     is_split = bool(tops) and (all(splits.values()) or {"train"} < set(splits.values()) - {None})
     if is_split and (found := _by_folders(pictures, depth, splits, None)):
         layout = SPLIT_FOLDERS
-    elif len(tops) > 1 and not is_split:
+    elif len(tops) >= fewest and not is_split:
         layout, found = CLASS_FOLDERS, _by_folders(pictures, depth, None, None)
     elif tables:
         return LABEL_FILE, _by_tables(_read_tables(source, tables), pictures, ledger)
     else:
         raise _no_classes(source, pictures, tops)
+    if told := _exported(source, pictures, tables):
+        remarks.append(f"{tables[0].name} names every image and its split, so it tells the classes, not the folders.")
+        return LABEL_FILE, told
     _by_folders(pictures, depth, splits if layout == SPLIT_FOLDERS else None, ledger)
     if empty := _empty_classes(source, depth, splits if layout == SPLIT_FOLDERS else None, found):
         remarks.append(f"These folders have no images, so they are no classes: {_some(empty)}.")
@@ -115,6 +125,17 @@ def _by_names(
             f"The folders tell the classes, so {tables[0].name} was not used. Name it as the label file to use it."
         )
     return layout, found
+
+
+def _exported(source: Source, pictures: list[File], tables: list[File]) -> list[Labelled]:
+    """Return what the table says where it names every image with its split, as that of an export does; else nothing."""
+    if [table.name.rpartition("/")[2] for table in tables] != [EXPORTED_TABLE]:
+        return []
+    try:
+        found = _by_tables(_read_tables(source, tables), pictures, Ledger())
+    except DatasetError:
+        return []
+    return found if len(found) == len(pictures) and all(one.split for one in found) else []
 
 
 def _wrapping(pictures: Sequence[File]) -> int:
@@ -201,11 +222,11 @@ def _learnable(found: list[Labelled], ledger: Ledger, remarks: list[str]) -> lis
     return kept
 
 
-def _check_classes(source: Source, found: list[Labelled], ledger: Ledger) -> None:
+def _check_classes(source: Source, found: list[Labelled], ledger: Ledger, fewest: int) -> None:
     classes = {one.label for one in found}
     if not classes:
         raise _nothing(source, ledger.close())
-    if len(classes) == 1:
+    if len(classes) < fewest:
         raise _of_one_class(source, len(found), classes.pop())
     if len(classes) > MOST_CLASSES:
         raise DatasetError(

@@ -38,16 +38,21 @@ def free_name(name: str) -> str:
 
 def check_room(plan: Plan) -> None:
     """Raise DatasetError or DiskFullError where the pictures of a plan have no room."""
+    check_space(plan.title, plan.bytes)
+
+
+def check_space(title: str, needed: int) -> None:
+    """Raise DatasetError or DiskFullError where imported sets have no room for so many bytes more."""
     used = sum(record["bytes"] for record in records().values())
     limit = settings().import_mb * 10**6
-    if used + plan.bytes > limit:
+    if used + needed > limit:
         raise DatasetError(
-            f"{plan.title} needs {plan.bytes / 1e6:,.0f} MB, and imported data sets take {used / 1e6:,.0f} of "
+            f"{title} needs {needed / 1e6:,.0f} MB, and imported data sets take {used / 1e6:,.0f} of "
             f"{limit / 1e6:,.0f} MB. Delete one, or raise DLKIT_IMPORT_MB."
         )
-    folder, needed = settings().folder("datasets"), round(1.1 * plan.bytes) + SPARE_BYTES
-    if files.free_bytes(folder) < needed:
-        raise files.disk_full(folder, needed, plan.title)
+    folder, room = settings().folder("datasets"), round(1.1 * needed) + SPARE_BYTES
+    if files.free_bytes(folder) < room:
+        raise files.disk_full(folder, room, title)
 
 
 def sweep_imports() -> None:

@@ -11,21 +11,24 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dlkit import files, machine
 from dlkit.catalog.backbones import BACKBONES
-from dlkit.catalog.imported import records
 from dlkit.config import FinetuneConfig, parse
+from dlkit.data import adding, importing
+from dlkit.data.copying import open_copy
 from dlkit.data.dataset import prepare
 from dlkit.data.fetch import FetchProgress
-from dlkit.data.importing import ImportProgress, Report, import_pictures
-from dlkit.data.plans import make_plan, read_labels_of
+from dlkit.data.importing import ImportProgress, Report
+from dlkit.data.plans import Plan, make_plan, read_labels_of
+from dlkit.data.sources import Source
 from dlkit.data.uploads import drop_upload, open_upload
+from dlkit.data.versions import is_made
 from dlkit.data.weights import fetch_weights, has_weights
 from dlkit.errors import (
     BundleError,
@@ -352,19 +355,33 @@ def measure(run: Run, reporter: Reporter) -> dict[str, Any]:
     return {"seconds": reporter.worked}
 
 
-def import_upload(run: Run, reporter: Reporter) -> dict[str, Any]:
-    """Import what was sent, from the beginning at each attempt; what was sent is forgotten when that has succeeded."""
-    upload, name = run.config["upload"], run.config["name"]
-    if run.id not in (record["folder"] for record in records().values()):  # else an attempt died just after it
-        with open_upload(upload, run.config["title"]) as source:
-            table = read_labels_of(source, run.config["labels"])
-            steps = import_pictures(source, make_plan(source, *table), name, seed=run.config["seed"], identity=run.id)
-            with closing(steps):
+def import_images(run: Run, reporter: Reporter) -> dict[str, Any]:
+    """Import or add what was sent, or copy a data set, from the beginning at each attempt; forget what was sent."""
+    config, found = run.config, {"dataset": run.config["name"]}
+    if not is_made(run.id):  # else an attempt died just after it
+        with _source_of(config) as (source, plan):
+            put = adding.add_pictures if _is_addition(config) else importing.import_pictures
+            with closing(put(source, plan, config["name"], seed=config["seed"], identity=run.id)) as steps:
                 report = _follow_import(steps, reporter)
-        drop_upload(upload)
-        return {"dataset": name, "report": report.sentences(), **report.counts}
-    drop_upload(upload)
-    return {"dataset": name}
+        found |= {"report": report.sentences(), **report.counts}
+    if "upload" in config:
+        drop_upload(config["upload"])
+    return found
+
+
+@contextmanager
+def _source_of(config: Mapping[str, Any]) -> Iterator[tuple[Source, Plan]]:
+    """Open what is to be imported, and plan it."""
+    if "upload" not in config:
+        yield open_copy(config["dataset"])
+        return
+    with open_upload(config["upload"], config["title"]) as source:
+        table = read_labels_of(source, config["labels"])
+        yield source, make_plan(source, *table, fewest=1 if _is_addition(config) else 2)
+
+
+def _is_addition(config: Mapping[str, Any]) -> bool:
+    return "upload" in config and "dataset" in config
 
 
 def _follow_import(steps: Generator[ImportProgress, None, Report], reporter: Reporter) -> Report:
@@ -383,7 +400,7 @@ TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {
     Kind.FETCH: fetch,
     Kind.FIND: find,
     Kind.MEASURE: measure,
-    Kind.IMPORT: import_upload,
+    Kind.IMPORT: import_images,
 }
 
 

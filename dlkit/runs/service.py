@@ -22,7 +22,9 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
 from dlkit.data import uploads
+from dlkit.data.dataset import is_here
 from dlkit.data.shelf import delete_import, free_name, sweep_imports
+from dlkit.data.versions import set_name
 from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
@@ -119,11 +121,29 @@ def submit_import(
     return _queue(Kind.IMPORT, f"Import {config['name']}", config, Slot.NETWORK, actor)
 
 
+def submit_addition(
+    upload: str, title: str, dataset: str, labels: str | None = None, seed: int = 0, actor: str = LOCAL_USER
+) -> Run:
+    """Queue what was sent to be added to an imported data set; the rest is as in `submit_import`."""
+    name = set_name(dataset)
+    config = {"upload": upload, "title": title, "dataset": name, "name": name, "labels": labels, "seed": seed}
+    return _queue(Kind.IMPORT, f"Add to {name}", config, Slot.NETWORK, actor)
+
+
+def submit_copy(dataset: str, name: str, actor: str = LOCAL_USER) -> Run:
+    """Queue the copy of a data set that is here as the imported one `name`; DatasetError where it cannot be."""
+    entry, name = dataset_entry(dataset), free_name(name)
+    if not is_here(dataset):
+        raise DatasetError(f"{entry.title} must be fetched before it can be copied.")
+    config = {"dataset": entry.pinned, "name": name, "seed": 0}
+    return _queue(Kind.IMPORT, f"Copy {entry.title}", config, Slot.NETWORK, actor)
+
+
 def sweep() -> None:
     """Remove what imports that were killed have left, and what was sent a day ago and waits for no import."""
     sweep_imports()
     waiting = [run for run in store().list_runs(Kind.IMPORT) if not run.has_ended]
-    uploads.sweep_uploads([str(run.config["upload"]) for run in waiting])
+    uploads.sweep_uploads([str(run.config.get("upload")) for run in waiting])
 
 
 def delete_dataset(name: str) -> None:

@@ -20,15 +20,14 @@ from benchmarks.machine import headline, print_table
 from dlkit.catalog.datasets import DATASETS
 from dlkit.data.cases import Case, open_case
 from dlkit.data.dataset import Dataset, open_dataset
-from dlkit.data.doctor import examine
-from dlkit.data.duplicates import duplicate_pairs, groups_of
+from dlkit.data.doctor import copies_in, examine_looks
+from dlkit.data.duplicates import duplicate_pairs
 from dlkit.data.images import check_picture, image_digest
 from dlkit.data.looks import RECORD, look_at
-from dlkit.data.opinions import Opinions
+from dlkit.data.opinions import BACKBONE, Opinions
 from dlkit.data.suspicions import suspect_order
 from dlkit.engine.suspects import think
 
-BACKBONE = "efficientnet-lite0"
 FLIPPED = 0.05  # of the labels
 PLANTED = 600  # pictures of which a copy is planted
 
@@ -50,7 +49,7 @@ def main() -> None:
         case, dataset = open_case(name), open_dataset(name)
         recall, precision, pairs = planted_copies(case, dataset, options.seed)
         held, started = flipped_labels(case, dataset, options.seed), time.perf_counter()
-        list(think(case, dataset, BACKBONE, np.arange(len(case))))
+        list(think(case, dataset, BACKBONE, copies_in(case)))
         thinking = time.perf_counter() - started
     beside = [
         [cost.seconds / bare.seconds for cost, bare in zip(costs, decoding, strict=True)]
@@ -78,14 +77,14 @@ def main() -> None:
 
 def examine_once(archive: Path) -> None:
     """Examine the set that was imported last."""
-    examine(open_case(next(iter(DATASETS))))
+    examine_looks(open_case(next(iter(DATASETS))))
 
 
 def planted_copies(case: Case, dataset: Dataset, seed: int) -> tuple[float, float, int]:
     """Return recall and precision for planted copies of pictures, and how many pairs have one of them."""
     looks = case.album.records[case.album_rows]
     rows = case.learnt_rows()
-    known = groups_of(len(case), duplicate_pairs(looks))
+    known = copies_in(case)
     chosen = np.random.default_rng(seed).choice(len(rows), min(PLANTED, len(rows)), replace=False)
     planted = []
     for number, place in enumerate(chosen):
@@ -109,8 +108,7 @@ def flipped_labels(case: Case, dataset: Dataset, seed: int) -> float:
     labels = case.labels.copy()
     labels[flipped] = (labels[flipped] + rng.integers(1, len(case.classes), count)) % len(case.classes)
     sick = replace(case, labels=labels)
-    groups = groups_of(len(case), duplicate_pairs(case.album.records[case.album_rows]))
-    thought = list(think(sick, dataset, BACKBONE, groups))[-1].opinions
+    thought = list(think(sick, dataset, BACKBONE, copies_in(case)))[-1].opinions
     assert isinstance(thought, Opinions)
     return len(set(suspect_order(thought)[:count].tolist()) & set(flipped.tolist())) / count
 

@@ -67,20 +67,21 @@ class Finding:
         return tuple(row for group in self.groups for row in group.rows)
 
 
-def examine(case: Case) -> list[Finding]:
-    """Return what is wrong, the worst first. Pictures that nobody has looked at are judged by their labels alone."""
+def examine_looks(case: Case) -> list[Finding]:
+    """Return what is wrong by what was seen. Pictures that nobody has looked at are judged by their labels alone."""
     seen = np.flatnonzero(case.album_rows >= 0)
     looks = case.album.records[case.album_rows[seen]]
     is_whole = looks["width"] > 0
     rows, looks = seen[is_whole], looks[is_whole]
     found = [*_left_out(case), *_unreadable(seen[~is_whole]), *_copies(case, rows, looks)]
-    found += [*_traits(rows, looks), *_class_sizes(case)]
-    return worst_first(found)
+    return [*found, *_traits(rows, looks), *_class_sizes(case)]
 
 
-def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings by how much they matter; of those that matter as much, those that came first."""
-    return sorted(findings, key=lambda finding: -finding.severity)
+def copies_in(case: Case) -> np.ndarray:
+    """Return for each row the first that shows the same picture, int64 (N,)."""
+    first, seen = np.arange(len(case)), np.flatnonzero(case.album_rows >= 0)
+    first[seen] = seen[groups_of(len(seen), duplicate_pairs(case.album.records[case.album_rows[seen]]))]
+    return first
 
 
 def pictures_of(number: int) -> str:
@@ -294,10 +295,8 @@ def _class_sizes(case: Case) -> Iterable[Finding]:
         yield Finding("unchecked-classes", title, why, Severity.WORTH_A_LOOK, fixes=fixes)
     if learnt.max() > UNEVEN * max(1, learnt.min()):
         most, least = int(learnt.argmax()), int(learnt.argmin())
-        why = (
-            f"{case.classes[most]} has {learnt[most]:,} pictures to learn from, {case.classes[least]} "
-            f"{learnt[least]:,}. A model gains by forgetting the small ones: choose balanced class weights, or add pictures."
-        )
+        sizes = f"{case.classes[most]} has {learnt[most]:,} to learn from, {case.classes[least]} {learnt[least]:,}"
+        why = f"{sizes}. A model gains by forgetting the small ones: choose balanced class weights, or add pictures."
         yield Finding("imbalance", "The classes are uneven", why, Severity.WORTH_A_LOOK)
 
 

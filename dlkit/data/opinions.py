@@ -14,6 +14,8 @@ import numpy as np
 from dlkit import files
 from dlkit.data.cases import Case
 
+BACKBONE = "efficientnet-lite0"  # whose opinion is asked unless another is named: its weights come along
+
 
 @dataclass(frozen=True, eq=False)
 class Opinions:

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import Thread
+from urllib.parse import quote
 
 import streamlit as st
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from streamlit.runtime import get_instance
 
@@ -94,9 +96,24 @@ async def plotly(_: Request) -> FileResponse:
     return FileResponse(script, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
 
 
+async def export(request: Request) -> Response:
+    """Send a version of an imported data set as a zip that is made while it is sent."""
+    from dlkit.data.exporting import export_chunks, safe_part
+    from dlkit.data.versions import open_version
+
+    try:
+        version = await run_in_threadpool(open_version, request.query_params.get("dataset", ""))
+    except DlkitError as error:
+        return PlainTextResponse(str(error), 404)
+    name = quote(f"{safe_part(version.name)}-{version.number}.zip")
+    disposition = f"attachment; filename=\"dataset.zip\"; filename*=UTF-8''{name}"
+    headers = {"Content-Disposition": disposition, "Cache-Control": "no-store"}
+    return StreamingResponse(export_chunks(version), media_type="application/zip", headers=headers)
+
+
 app = st.App(
     "pages/shell.py",
-    routes=[Route("/vendor/plotly.js", plotly)],
+    routes=[Route("/vendor/plotly.js", plotly), Route("/export", export)],
     middleware=[Middleware(Guard, settings=settings(), is_held=is_held)],
     lifespan=lifespan,
 )

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,14 @@ from dlkit.catalog.sums import POINT_SETS, SUMS
 from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.config import FinetuneConfig, Setting, describe, parse
+from dlkit.data.adding import add_pictures
 from dlkit.data.cases import Case, open_case
+from dlkit.data.comparing import compare
+from dlkit.data.copying import open_copy
 from dlkit.data.dataset import is_here
 from dlkit.data.doctor import Finding, Group
+from dlkit.data.edits import Drop, Edit, Merge, Move, Relabel, Rename, Resplit
+from dlkit.data.exporting import export_zip
 from dlkit.data.images import read_image
 from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, import_pictures, open_source
 from dlkit.data.labels import LARGEST_TABLE
@@ -37,6 +43,7 @@ from dlkit.data.plans import Plan, make_plan
 from dlkit.data.shelf import free_name
 from dlkit.data.sources import LeftOut
 from dlkit.data.suspicions import examine, unexamined
+from dlkit.data.versions import Version, edit, history, open_version, pinned, restore, set_name
 from dlkit.data.weights import has_weights
 from dlkit.descent import asked
 from dlkit.descent.race import race
@@ -97,16 +104,110 @@ def delete_dataset(options: argparse.Namespace) -> None:
     _print_json({"name": options.name, "deleted": True}) if options.json else print(f"{options.name} deleted")
 
 
+def list_versions(options: argparse.Namespace) -> None:
+    """List the versions of an imported data set, the newest first."""
+    _print_rows([asdict(past) for past in history(options.name)], options.json)
+
+
+def compare_versions(options: argparse.Namespace) -> None:
+    """Tell what is different between two versions of a data set."""
+    found = compare(open_version(options.before), open_version(options.after))
+    if options.json:
+        _print_json(asdict(found))
+        return
+    counts = [
+        {"class": name, "before": before, "after": after}
+        for name, (before, after) in found.counts.items()
+        if before != after
+    ]
+    print(*(found.sentences() or ["Nothing is different."]), sep="\n")
+    if counts:
+        _print_rows(counts, as_json=False)
+
+
+def edit_dataset(options: argparse.Namespace) -> None:
+    """Make the next version of an imported data set: pictures and classes are changed in the order of these flags."""
+    seen = None if options.seen is None else _whole(options.seen, "--seen", 1, 10**6)
+    base = open_version(options.name if seen is None else pinned(options.name, seen))
+    edit(options.name, _edits(options, base), base.number, options.on_top)
+    _print_newest(base.name, options.json)
+
+
+def _edits(options: argparse.Namespace, base: Version) -> list[Edit]:
+    """Return what the flags ask for; a picture is named as it was called when it was imported."""
+    rows: dict[str, list[int]] = {}
+    for row, picture in enumerate(base.pictures):
+        rows.setdefault(picture.name, []).append(row)
+
+    def together(pairs: list[tuple[str, str]]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for name, to in pairs:
+            if name not in rows:
+                raise DlkitError(f"There is no picture {name} in {base.name}@{base.number}. Look into its export.")
+            found.setdefault(to, []).extend(rows[name])
+        return found
+
+    return [
+        *(Relabel(found, label) for label, found in together(options.relabel).items()),
+        *(Move(found, split) for split, found in together(options.move).items()),
+        *(Drop(found) for found in together([(name, "") for name in options.drop]).values()),
+        *(Rename(old, new) for old, new in options.rename),
+        *(Merge(names[:-1], names[-1]) for names in options.merge),
+        *([] if options.resplit is None else [Resplit(_share(options.resplit), _seed(options))]),
+    ]
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise DlkitError(f"--resplit must be a share such as 0.2; got {text[:40]}.") from None
+
+
+def restore_version(options: argparse.Namespace) -> None:
+    """Make an earlier version of an imported data set the newest again."""
+    made = restore(options.name, _whole(options.version, "VERSION", 1, 10**6))
+    _print_newest(made.name, options.json)
+
+
+def _print_newest(name: str, as_json: bool) -> None:
+    past = history(name)[0]
+    _print_json({"name": name, **asdict(past)}) if as_json else print(f"{name}@{past.number}: {past.change}")
+
+
+def export_dataset(options: argparse.Namespace) -> None:
+    """Write a version of an imported data set as a zip that can be imported again."""
+    version, target = open_version(options.name), Path(options.path)
+    export_zip(version, target)
+    done = {"name": version.name, "version": version.number, "file": str(target)}
+    _print_json(done) if options.json else print(target)
+
+
+def copy_dataset(options: argparse.Namespace) -> None:
+    """Copy a data set that is here into one of your own, under its licence; then it can be edited."""
+    new = free_name(options.new)
+    _print_report(_follow_import(import_pictures(*open_copy(options.name), new)), options.json)
+
+
 def import_dataset(options: argparse.Namespace) -> None:
-    """Make a data set of a folder or a zip of pictures; Ctrl-C ends it and nothing is kept."""
-    name, path = free_name(options.name), Path(options.path)
-    with open_source(path) as source:
-        plan = make_plan(source, _table(options.labels), Path(options.labels or "").name)
+    """Make a data set of a folder or a zip of pictures, or add them to one; Ctrl-C ends it and nothing is kept."""
+    name, put = (set_name(options.into), add_pictures) if options.into else (free_name(options.name), import_pictures)
+    with open_source(Path(options.path)) as source:
+        fewest = 1 if options.into else 2
+        plan = make_plan(source, _table(options.labels), Path(options.labels or "").name, fewest=fewest)
         if options.plan:
             _print_plan(plan, options.json)
             return
-        report = _follow_import(import_pictures(source, plan, name, seed=_whole(options.seed, "--seed", 0, 2**31 - 1)))
-    if options.json:
+        report = _follow_import(put(source, plan, name, seed=_seed(options)))
+    _print_report(report, options.json)
+
+
+def _seed(options: argparse.Namespace) -> int:
+    return _whole(options.seed, "--seed", 0, 2**31 - 1)
+
+
+def _print_report(report: Report, as_json: bool) -> None:
+    if as_json:
         _print_json({"name": report.name, "classes": report.classes, **report.counts, **_told(report)})
     else:
         print(*report.sentences(), sep="\n")
@@ -538,7 +639,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     datasets = _command(commands, "datasets", list_datasets).add_subparsers(metavar="VERB")
     _command(datasets, "list", list_datasets)
-    _command(datasets, "delete", delete_dataset).add_argument("name", help="an imported data set")
+    _add_curating(datasets)
     examining = _command(commands, "doctor", examine_dataset)
     examining.add_argument("name", help="a data set that is here")
     examining.add_argument("--features", action="store_true", help="ask a network about labels and outliers, too")
@@ -546,7 +647,9 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, name, command)
     importing = _command(commands, "import", import_dataset)
     importing.add_argument("path", help="a folder or a zip: a folder for each class, or pictures with a label file")
-    importing.add_argument("--name", required=True, help="what the data set is called")
+    target = importing.add_mutually_exclusive_group(required=True)
+    target.add_argument("--name", help="what the data set is called")
+    target.add_argument("--into", help="the imported data set to which they are added")
     importing.add_argument("--labels", metavar="CSV", help="a label file: file name and label in each row")
     importing.add_argument("--seed", default="0", help="start of the draw of validation pictures (default 0)")
     importing.add_argument("--plan", action="store_true", help="show what would be imported, and import nothing")
@@ -619,6 +722,38 @@ def _command(commands: Any, name: str, command: Callable[[argparse.Namespace], i
     # no default: that of a verb would undo the flag of its command, as in `runs --json list`
     made.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
     return made
+
+
+def _add_curating(datasets: Any) -> None:
+    """Add the verbs of imported data sets."""
+    verbs = {
+        "delete": delete_dataset,
+        "versions": list_versions,
+        "edit": edit_dataset,
+        "restore": restore_version,
+        "export": export_dataset,
+    }
+    made = {name: _command(datasets, name, command) for name, command in verbs.items()}
+    for parser_of_verb in made.values():
+        parser_of_verb.add_argument("name", help="an imported data set; NAME@2 is its second version")
+    editing = made["edit"]
+    for flag, values in (("--relabel", ("PICTURE", "CLASS")), ("--move", ("PICTURE", "SPLIT"))):
+        editing.add_argument(flag, nargs=2, metavar=values, action="append", default=[], help="of a picture")
+    editing.add_argument("--drop", nargs="+", metavar="PICTURE", action="extend", default=[], help="leave them out")
+    editing.add_argument("--rename", nargs=2, metavar=("CLASS", "NEW"), action="append", default=[], help="a class")
+    editing.add_argument("--merge", nargs="+", metavar="CLASS", action="append", default=[], help="into the last one")
+    editing.add_argument("--resplit", metavar="SHARE", help="divide anew; this share is what a model is checked with")
+    editing.add_argument("--seed", default="0", help="start of that draw (default 0)")
+    editing.add_argument("--seen", metavar="VERSION", help="refuse where this is not the newest any more")
+    editing.add_argument("--on-top", action="store_true", help="then make the edit on the newest instead")
+    made["restore"].add_argument("version", help="its number")
+    made["export"].add_argument("path", help="the zip file to write")
+    comparing = _command(datasets, "compare", compare_versions)
+    comparing.add_argument("before", help="a version, as in pets@1")
+    comparing.add_argument("after", help="another one")
+    copying = _command(datasets, "copy", copy_dataset)
+    copying.add_argument("name", help="any data set that is here")
+    copying.add_argument("new", help="what the copy is called")
 
 
 def _add_flag(parser: argparse.ArgumentParser, setting: Setting) -> None:

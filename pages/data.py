@@ -9,7 +9,7 @@ from dlkit.data.dataset import Dataset, is_here
 from dlkit.errors import UnknownChoice
 from dlkit.figures.curves import balance_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import forms, importing, link, pictures
+from pages.parts import curating, doctor, forms, importing, link, pictures
 from pages.parts.notices import show_error, told
 from pages.parts.progress import show_fetch
 
@@ -59,22 +59,31 @@ def show_dataset(entry: DatasetEntry) -> None:
         return
     with told():
         dataset = pictures.dataset_of(entry.name)
-        look, balance, seen = st.tabs(
-            ["Look", "Class balance", "What the model sees"], key="tab", on_change="rerun", bind="query-params"
-        )
+        titles = ["Look", "Class balance", "What the model sees", "Doctor", *(["Curate"] if entry.folder else [])]
+        look, balance, seen, examined, *curate = st.tabs(titles, key="tab", on_change="rerun", bind="query-params")
         with look:
-            show_classes(dataset)
+            if look.open:
+                show_classes(dataset)
         with balance:
             counts = {name: dataset.counts(split) for name, split in (("training", "train"), ("validation", "val"))}
             st.plotly_chart(balance_figure(counts), key="balance", alt="Pictures of each class in both splits")
         with seen:
             if seen.open:
                 show_seen(dataset)
+        with examined:
+            if examined.open:
+                doctor.show_doctor(entry)
+        for tab in curate:
+            with tab:
+                if tab.open:
+                    curating.show_curate(entry)
         st.page_link(
             "train.py", label="Train on it", icon=":material/model_training:", query_params={"dataset": entry.name}
         )
-        if entry.folder:
-            importing.show_delete(entry.name)
+        with st.container(horizontal=True):
+            importing.show_copy(entry)
+            if entry.folder:
+                importing.show_delete(entry.name)
 
 
 def show_classes(dataset: Dataset) -> None:

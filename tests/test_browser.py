@@ -1,6 +1,7 @@
 """What a visitor does with the real server in a real browser: train, look at the results, classify."""
 
 import csv
+import http.client
 import json
 import math
 import os
@@ -887,3 +888,82 @@ def test_double_click_launches_once_and_the_queue_is_shown(browser: "Browser", s
         for run in launched:
             wait_for_run(server, run, lambda found: found.has_ended)
         assert visitor.complaints == []
+
+
+# Curating
+
+
+def test_pictures_of_ones_own_are_curated(browser: "Browser", server: LiveServer, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    evil = "<img src=x onerror=alert(1)>"
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for label in ("daisy", "tulips", "roses"):
+            for place, path in enumerate(sorted((FLOWERS / label).iterdir())[:12]):
+                made.write(path, f"{evil if label == 'roses' else label}/{place}.jpg")
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("data", **{"import": "new"})
+        page.get_by_test_id("stFileUploader").locator("input[type=file]").set_input_files(archive)
+        page.get_by_label("Name").fill("flowers of mine")
+        page.get_by_label("Name").press("Enter")
+        page.get_by_role("button", name="Import", exact=True).click()
+        expect(page.get_by_text("flowers of mine: 3 classes")).to_be_visible(timeout=TRAINING_MS)
+
+        page = visitor.open("data", dataset="flowers+of+mine", tab="Curate")
+        cells = page.locator(".picker .cell")
+        expect(cells).to_have_count(36)
+        expect(cells.first.locator(".label")).to_have_text(evil)
+        visitor.picture("curate")
+        cells.nth(0).click()
+        cells.nth(2).click(modifiers=["Shift"])
+        expect(page.get_by_text("3 of 36 chosen")).to_be_visible()
+        settle(page)
+        choose(page, "Their class", "tulips")
+        page.get_by_role("button", name="Set class").click()
+        expect(page.get_by_text("3 pictures moved to tulips.")).to_be_visible()
+        visitor.picture("curate-changed")
+        page.get_by_role("button", name="Undo").click()
+        expect(page.get_by_text("As in version 1 again.")).to_be_visible()
+
+        page = visitor.open(
+            "data", dataset="flowers+of+mine", tab="Curate", curate="versions", compare_from="1", compare_to="2"
+        )
+        expect(page.get_by_text("3 pictures of another class.")).to_be_visible()
+        expect(page.locator(".picker.fixed .cell")).to_have_count(3)
+        visitor.picture("curate-versions")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Zip").nth(1).click()
+        download.value.save_as(tmp_path / "export.zip")
+        with zipfile.ZipFile(tmp_path / "export.zip") as exported:
+            assert exported.testzip() is None
+            assert len(exported.namelist()) == 37
+        for part in ("classes", "splits"):
+            visitor.open("data", dataset="flowers+of+mine", tab="Curate", curate=part)
+            visitor.picture(f"curate-{part}")
+        page.emulate_media(color_scheme="dark")
+        for window, width in (("dark", 1360), ("phone", 390)):
+            page.set_viewport_size({"width": width, "height": 844})
+            visitor.open("data", dataset="flowers+of+mine", tab="Curate")
+            cells.nth(4).click()
+            expect(page.get_by_text("1 of 36 chosen")).to_be_visible()
+            settle(page)
+            assert page.evaluate("() => document.scrollingElement.scrollWidth - window.innerWidth") <= 0
+            visitor.picture(f"curate-{window}")
+            visitor.open(
+                "data", dataset="flowers+of+mine", tab="Curate", curate="versions", compare_from="1", compare_to="2"
+            )
+            expect(page.locator(".picker.fixed .cell")).to_have_count(3)
+            visitor.picture(f"curate-versions-{window}")
+        assert visitor.complaints == []
+    assert page_of_zip(server, "nowhere") == 404
+
+
+def page_of_zip(server: LiveServer, name: str) -> int:
+    """Return the status of the answer to an export."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("GET", f"/export?dataset={name}")
+        return connection.getresponse().status
+    finally:
+        connection.close()

@@ -158,6 +158,93 @@ def test_import_that_cannot_be_is_refused(dlkit, flags):
     assert "pets" not in DATASETS
 
 
+@pytest.fixture
+def pets(dlkit, photos) -> Any:
+    """Import 23 pictures as pets; return how to run a command."""
+    assert dlkit("import", str(photos), "--name", "pets").code == 0
+    return dlkit
+
+
+def test_set_is_edited_restored_and_its_versions_are_told(pets):
+    edited = pets(
+        *("datasets", "edit", "pets", "--relabel", "pets/a/1.png", "b", "--relabel", "pets/a/2.png", "b"),
+        *("--move", "pets/b/1.png", "test", "--drop", "pets/b/2.png", "pets/b/3.png"),
+        *("--rename", "a", "ant", "--seen", "1"),
+    )
+    assert edited.out == (
+        "pets@2: 2 pictures moved to b; 1 picture moved to the test split; 2 pictures left out; "
+        "class a renamed to ant.\n"
+    )
+    told = pets("datasets", "compare", "pets@1", "pets", "--json").json
+    assert told["renamed"] == {"a": "ant"}
+    assert told["counts"] == {"a": [11, 0], "ant": [0, 9], "b": [12, 12]}
+    assert "Class a is called ant." in pets("datasets", "compare", "pets@1", "pets@2").out
+    assert pets("datasets", "restore", "pets", "1", "--json").json["change"] == "As in version 1 again."
+    assert pets("datasets", "compare", "pets@1", "pets@3").out == "Nothing is different.\n"
+    rows = pets("datasets", "versions", "pets", "--json").json
+    assert [(row["number"], row["based_on"], row["train"]) for row in rows][::2] == [(3, 2, 19), (1, None, 19)]
+    assert "Imported from photos.zip." in pets("datasets", "versions", "pets").out
+    assert pets("datasets", "edit", "pets", "--merge", "a", "b", "c", "--resplit", "0.3").code == 2
+    assert pets("datasets", "edit", "pets", "--resplit", "0.5").out == (
+        "pets@4: Split anew, 11 to learn from and 12 to be checked with.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("edit", "pets"),
+        ("edit", "pets", "--drop", "nowhere.png"),
+        ("edit", "pets", "--relabel", "pets/a/1.png", ""),
+        ("edit", "pets", "--move", "pets/a/1.png", "elsewhere"),
+        ("edit", "pets", "--rename", "x", "y"),
+        ("edit", "pets", "--merge", "a"),
+        ("edit", "pets", "--resplit", "nan"),
+        ("edit", "pets", "--resplit", "many"),
+        ("edit", "pets", "--drop", "pets/a/1.png", "--seen", "7"),
+        ("edit", "flowers-mini", "--rename", "daisy", "y"),
+        ("restore", "pets", "1"),
+        ("restore", "pets", "first"),
+        ("compare", "pets@1", "pets@2"),
+        ("export", "flowers-mini", "x.zip"),
+        ("export", "pets", "/nowhere/x.zip"),
+        ("versions", "flowers-mini"),
+        ("copy", "cifar-10", "mine"),
+        ("copy", "pets", "shapes"),
+    ],
+)
+def test_edit_that_cannot_be_is_refused(pets, flags):
+    refused(pets("datasets", *flags))
+    assert DATASETS["pets"].version == 1
+
+
+def test_edit_of_an_old_version_is_refused_or_put_on_top(pets):
+    pets("datasets", "edit", "pets", "--drop", "pets/a/1.png")
+    flags = ("datasets", "edit", "pets", "--drop", "pets/a/1.png", "pets/a/2.png", "--seen", "1")
+    assert "version 2 is the newest" in refused(pets(*flags))
+    assert pets(*flags, "--on-top").out == "pets@3: 1 picture left out.\n"
+
+
+def test_export_is_imported_again_and_more_is_added(pets, tmp_path):
+    target = tmp_path / "out.zip"
+    assert pets("datasets", "export", "pets", str(target), "--json").json["version"] == 1
+    made = pets("import", str(target), "--name", "again", "--json").json
+    assert (made["train"], made["val"], made["left_out"]) == (19, 4, [])
+    more = tmp_path / "more.zip"
+    more.write_bytes(zipped({f"c/{number}.png": picture(50 + number) for number in range(5)}))
+    assert pets("import", str(more), "--into", "again").out.splitlines() == [
+        "again: 3 classes, 23 images to learn from, 5 to be checked with.",
+        "5 pictures were added from more.zip.",
+    ]
+    assert DATASETS["again"].version == 2
+    refused(pets("import", str(more), "--into", "shapes"))
+
+
+def test_set_is_copied_under_its_licence(dlkit):
+    assert dlkit("datasets", "copy", "shapes", "mine").out.startswith("mine: ")
+    assert DATASETS["mine"].licence == DATASETS["shapes"].licence
+
+
 def test_progress_of_an_import_is_shown_on_a_terminal_and_ctrl_c_keeps_nothing(dlkit, photos, monkeypatch):
     shown: list[str] = []
 

@@ -20,7 +20,7 @@ from dlkit.catalog.datasets import dataset_entry
 from dlkit.data.dataset import open_dataset
 from dlkit.data.images import check_picture, looks_of
 from dlkit.data.layouts import image_path, manifest_name
-from dlkit.data.looks import Album, Seen, album_writer, look_at, pixel_digest
+from dlkit.data.looks import LOOKS_NAME, Album, Seen, album_writer, look_at, pixel_digest
 from dlkit.data.shelf import names_alone
 from dlkit.data.sources import LeftOut
 from dlkit.data.split import Split
@@ -85,6 +85,13 @@ def open_case(name: str) -> Case:
     )
 
 
+def traces(name: str, fingerprint: str) -> str:
+    """Return a text that changes when more becomes known of the pictures of a set; it reads no file."""
+    folder = _folder(name, fingerprint)
+    states = [(path.name, path.stat()) for path in sorted([*folder.glob(LOOKS_NAME), *folder.glob("opinions-*.npz")])]
+    return " ".join(f"{title} {state.st_size} {state.st_mtime_ns}" for title, state in states)
+
+
 def look(name: str) -> Iterator[tuple[int, int]]:
     """Look at the pictures of a set that nobody has looked at yet; yields how many of how many are done.
 
@@ -98,7 +105,7 @@ def look(name: str) -> Iterator[tuple[int, int]]:
 
 def _case_of_splits(name: str) -> Case:
     dataset = open_dataset(name)
-    folder = settings().data_folder / "doctor" / dataset.fingerprint
+    folder = _folder(name, dataset.fingerprint)
     parts = {"train": dataset.train, "val": dataset.val}
     count, album = len(dataset.train) + len(dataset.val), Album(folder)
     is_seen = len(album.records) == count
@@ -114,6 +121,12 @@ def _case_of_splits(name: str) -> Case:
         np.arange(count) if is_seen else np.full(count, -1),
         (),
     )
+
+
+def _folder(name: str, fingerprint: str) -> Path:
+    """Return where what is known of a set lies."""
+    imported = dataset_entry(name).folder
+    return settings().data_folder / (f"datasets/{imported}" if imported else f"doctor/{fingerprint}")
 
 
 def _left_out(folder: Path) -> tuple[LeftOut, ...]:

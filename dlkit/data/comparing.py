@@ -62,14 +62,18 @@ def compare(before: Version, after: Version) -> Comparison:
 
 
 def _renamed(pairs: list[Pair], before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:
-    """Return classes that are gone and whose pictures are all in one new class, where no others came from."""
-    to, of = defaultdict(set), defaultdict(set)
+    """Return classes that are gone with the new one that has most of their pictures and has most of its own of them."""
+    to, of = defaultdict[str, Counter[str]](Counter), defaultdict[str, Counter[str]](Counter)
     for pair in pairs:
-        to[pair.before.label].add(pair.after.label)
-        of[pair.after.label].add(pair.before.label)
-    gone, new = set(before) - set(after), set(after) - set(before)
-    single = {name: min(to[name]) for name in sorted(gone) if len(to[name]) == 1}
-    return {name: other for name, other in single.items() if other in new and of[other] == {name}}
+        to[pair.before.label][pair.after.label] += 1
+        of[pair.after.label][pair.before.label] += 1
+    likeliest = {name: most for name in before if name not in after and (most := _most(to[name]))}
+    return {name: new for name, new in likeliest.items() if new not in before and _most(of[new]) == name}
+
+
+def _most(counts: Counter[str]) -> str:
+    """Return what more than half are; "" where there is no such."""
+    return next((name for name, number in counts.items() if 2 * number > counts.total()), "")
 
 
 def _label_after(pair: Pair, renamed: dict[str, str]) -> str:

@@ -92,7 +92,9 @@ class Album:
         return np.array([rows.get(bytes.fromhex(digest), -1) for digest in digests], np.int64)
 
     def thumbnail(self, row: int) -> Image.Image:
-        """Return a picture's thumbnail, RGB."""
+        """Return a picture's thumbnail, RGB; a grey square of one that could not be read."""
+        if not self.records["length"][row]:
+            return Image.new("RGB", (SMALL_SIDE, SMALL_SIDE), "grey")
         return Image.open(io.BytesIO(self._jpeg(row))).convert("RGB")
 
     def seen(self, row: int) -> Seen:

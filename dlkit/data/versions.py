@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dlkit import files
-from dlkit.catalog.datasets import dataset_entry
-from dlkit.catalog.imported import RECORD_NAME, records
+from dlkit.catalog.datasets import DatasetEntry, dataset_entry
+from dlkit.catalog.imported import RECORD_NAME, VERSION_MARK, records
 from dlkit.data.edits import Edit, PictureEdit, apply_edits, check_pictures, check_rows
 from dlkit.data.layouts import manifest_name
 from dlkit.data.manifests import Picture, classes_of, read_manifest, record_version, write_manifest
@@ -42,6 +42,17 @@ class Version:
         """Return the rows of one split, in the order that its pictures have in an opened data set."""
         return [row for row, picture in enumerate(self.pictures) if picture.split == split]
 
+    def find(self, label: str = "", split: str = "", text: str = "") -> list[int]:
+        """Return the rows of a class, of a split, and whose name has a text, capitals not counted; "" is any."""
+        part = text.strip().casefold()
+        return [
+            row
+            for row, picture in enumerate(self.pictures)
+            if (not label or picture.label == label)
+            and (not split or picture.split == split)
+            and part in picture.name.casefold()
+        ]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return of each class how many pictures each split has."""
         found = Counter((picture.label, picture.split) for picture in self.pictures)
@@ -67,19 +78,14 @@ def open_version(name: str) -> Version:
 
     UnknownChoice where there is no such set or version, DatasetError where it was not imported or is damaged.
     """
-    entry = dataset_entry(name)
-    if not entry.folder:
-        raise DatasetError(f"{entry.title} was not imported, so it has no versions. Make a copy of it, and edit that.")
+    entry = _imported(name)
     folder = settings().data_folder / "datasets" / entry.folder
-    return Version(entry.pinned.rpartition("@")[0], entry.version, folder, read_manifest(folder, entry.version))
+    return Version(_name(entry), entry.version, folder, read_manifest(folder, entry.version))
 
 
 def history(name: str) -> tuple[Past, ...]:
     """Return all versions of an imported set, the newest first."""
-    entry = dataset_entry(name)
-    if not entry.folder:
-        raise DatasetError(f"{entry.title} was not imported, so it has no versions. Make a copy of it, and edit that.")
-    record = records()[entry.pinned.rpartition("@")[0]]
+    record = records()[set_name(name)]
     return tuple(_past(told, record) for told in reversed(record["versions"]))
 
 
@@ -91,7 +97,7 @@ def edit(name: str, edits: Sequence[Edit], seen: int | None = None, on_top: bool
     DatasetError, too, where an edit cannot be made, nothing would change or too little would be left, and
     DiskFullError; then all is as it was.
     """
-    base = open_version(name if seen is None else f"{set_name(name)}@{seen}")
+    base = open_version(name if seen is None else pinned(name, seen))
     while True:
         top = open_version(base.name) if on_top else base
         carried = edits if top.number == base.number else [_carried(one, base, top) for one in edits]
@@ -105,8 +111,8 @@ def edit(name: str, edits: Sequence[Edit], seen: int | None = None, on_top: bool
 
 def restore(name: str, number: int, seen: int | None = None) -> Version:
     """Make an earlier version the newest again, as a version of its own; `seen` and the errors are as in `edit`."""
-    base = open_version(name if seen is None else f"{set_name(name)}@{seen}")
-    earlier = open_version(f"{base.name}@{number}")
+    base = open_version(name if seen is None else pinned(name, seen))
+    earlier = open_version(pinned(name, number))
     if earlier.pictures == base.pictures:
         raise DatasetError(f"Version {number} is what {base.name} is now. Choose another one.")
     return write_next(base, earlier.pictures, f"As in version {number} again.")
@@ -163,8 +169,24 @@ def newest(name: str) -> int:
 
 
 def set_name(name: str) -> str:
-    """Return the name of a set without the version: pets@2 -> pets. UnknownChoice where there is none."""
-    return dataset_entry(name).pinned.rpartition("@")[0]
+    """Return the name of an imported set without the version: pets@2 -> pets; the errors are as in `open_version`."""
+    return _name(_imported(name))
+
+
+def pinned(name: str, number: int) -> str:
+    """Return the name of one version: pets, 2 -> pets@2."""
+    return f"{set_name(name)}{VERSION_MARK}{number}"
+
+
+def _imported(name: str) -> DatasetEntry:
+    entry = dataset_entry(name)
+    if not entry.folder:
+        raise DatasetError(f"{entry.title} was not imported, so it has no versions. Make a copy of it, and edit that.")
+    return entry
+
+
+def _name(entry: DatasetEntry) -> str:
+    return entry.pinned.rpartition(VERSION_MARK)[0]
 
 
 def _carried(edit: Edit, base: Version, top: Version) -> Edit:

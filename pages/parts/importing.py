@@ -5,11 +5,12 @@ from io import BytesIO
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from dlkit.catalog.datasets import DATASETS
+from dlkit.catalog.datasets import DATASETS, DatasetEntry
 from dlkit.data.plans import Plan, make_plan, read_labels_of
-from dlkit.data.shelf import check_room, free_name
+from dlkit.data.shelf import check_room
 from dlkit.data.sources import TABLE_ENDINGS
 from dlkit.data.uploads import drop_upload, keep_upload, open_upload
+from dlkit.data.versions import set_name
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
 from dlkit.settings import settings
@@ -24,9 +25,10 @@ BY_LAYOUT = "Find it out"
 
 
 def show_import() -> None:
-    """Show the way from pictures to a data set."""
+    """Show the way from pictures to a data set, or into the one that the address names."""
     st.page_link("data.py", label="All data sets", icon=":material/arrow_back:", query_params={})
-    st.title("Import")
+    into = target()
+    st.title(f"Add pictures to {escape_markdown(into)}" if into else "Import")
     run = latest()
     if run is not None and run.is_active:
         st.markdown(f"**{escape_markdown(run.name)}**")
@@ -44,7 +46,14 @@ def show_import() -> None:
     with told():
         lot, title = kept(way)
         if lot:
-            show_plan(lot, title)
+            show_plan(lot, title, into)
+
+
+def target() -> str | None:
+    """Return the imported set that the pictures are for; None where they become one of their own."""
+    with told():
+        return set_name(st.query_params["into"]) if "into" in st.query_params else None
+    return None
 
 
 def latest() -> Run | None:
@@ -67,9 +76,9 @@ def show_end(run: Run) -> None:
                 st.page_link("data.py", label="Look at it", icon=":material/photo_library:", query_params=parameters)
                 st.page_link("train.py", label="Train on it", icon=":material/model_training:", query_params=parameters)
     elif run.state == State.FAILED:
-        st.error(escape_markdown(run.failure or "The import failed."), icon=":material/error:")
+        st.error(escape_markdown(run.failure or "This failed."), icon=":material/error:")
     else:
-        st.info("The import was cancelled; nothing of it was kept.", icon=":material/info:")
+        st.info(f"{escape_markdown(run.name)}: this was cancelled; nothing of it was kept.", icon=":material/info:")
 
 
 def kept(way: str) -> tuple[str, str]:
@@ -120,18 +129,20 @@ def keep_once(marks: list[UploadedFile] | list[str], files: list[tuple[str, Byte
     return st.session_state["lot"][1:]
 
 
-def show_plan(lot: str, title: str) -> None:
-    """Show what the pictures would become, and make it so at a press."""
+def show_plan(lot: str, title: str, into: str | None) -> None:
+    """Show what the pictures would become, a data set or a part of one, and make it so at a press."""
     with open_upload(lot, title) as source:
         tables = [file.name for file in source.files if file.ending in TABLE_ENDINGS]
         labels = st.selectbox("Label file", [BY_LAYOUT, *tables], key="labels") if tables else BY_LAYOUT
         table = read_labels_of(source, None if labels == BY_LAYOUT else labels)
-        plan = make_plan(source, *table)
+        plan = make_plan(source, *table, fewest=1 if into else 2)
     show_counts(plan)
     check_room(plan)
-    name = st.text_input("Name", key="import_name", placeholder="pets", max_chars=60)
-    if st.button("Import", icon=":material/download:", type="primary", key="import_now", disabled=not name.strip()):
-        run = service.submit_import(lot, title, free_name(name), None if labels == BY_LAYOUT else labels)
+    name = into or st.text_input("Name", key="import_name", placeholder="pets", max_chars=60)
+    word = "Add" if into else "Import"
+    if st.button(word, icon=":material/download:", type="primary", key="import_now", disabled=not name.strip()):
+        submit = service.submit_addition if into else service.submit_import
+        run = submit(lot, title, name, None if labels == BY_LAYOUT else labels)
         st.session_state.pop("lot", None)  # the import has it now
         st.session_state.pop("shots", None)
         st.query_params["import"] = run.id
@@ -141,8 +152,9 @@ def show_plan(lot: str, title: str) -> None:
 def show_counts(plan: Plan) -> None:
     """Say what was understood: the layout, the classes with their counts, and what is left out."""
     counts = plan.counts()
+    classes = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
     st.markdown(
-        f"**{len(counts)} classes, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
+        f"**{classes}, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
         f"{escape_markdown(plan.layout)}."
     )
     rows = [{"class": name, **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
@@ -153,6 +165,19 @@ def show_counts(plan: Plan) -> None:
         st.caption("A share of each class is put aside to check with; copies of one picture stay on one side.")
     for sentence in plan.sentences():
         st.warning(escape_markdown(sentence), icon=":material/info:")
+
+
+def show_copy(entry: DatasetEntry) -> None:
+    """Offer to copy a data set into one of one's own, which can be curated."""
+    with st.popover("Copy" if entry.folder else "Make it your own", icon=":material/content_copy:"):
+        st.markdown("Its pictures are copied into a data set of yours: relabel, move, leave out and add as you like.")
+        st.caption(f"The licence stays what it is: {escape_markdown(entry.licence)}.")
+        name = st.text_input("Name", key="copy_name", placeholder=f"my {entry.name}", max_chars=60)
+        if st.button("Copy it", key="copy_now", type="primary", disabled=not name.strip()):
+            with told():
+                run = service.submit_copy(entry.name, name)
+                st.query_params.from_dict({"import": run.id})
+                st.rerun()
 
 
 def show_delete(name: str) -> None:

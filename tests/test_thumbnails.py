@@ -1,0 +1,48 @@
+"""Small pictures of a version: as they are read in full, of all modes, quickly, and none for what is damaged."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlkit.data.images import read_image, read_thumbnail
+from dlkit.data.thumbnails import SIDE, thumbnails
+from dlkit.data.versions import open_version
+from tests.test_importing import PETS, imported
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home: Path) -> None:
+    """Every test has a data folder of its own."""
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("turned", [1, 6])
+def test_thumbnail_of_a_large_jpeg_is_the_picture_shrunk(tmp_path, mode, turned):
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    path = tmp_path / "large.jpg"
+    gradient(2400, 1600).convert(mode).save(path, quality=95, exif=exif)
+    small = Image.open(io.BytesIO(read_thumbnail(path, SIDE)))
+    whole = read_image(path)
+    whole.thumbnail((SIDE, SIDE))
+    assert small.size == whole.size
+    assert max(small.size) == SIDE
+    assert np.abs(np.asarray(small, dtype=int) - np.asarray(whole, dtype=int)).mean() < 3
+
+
+def test_damaged_picture_has_none(tmp_path):
+    imported(tmp_path, PETS)
+    version = open_version("pets")
+    (version.folder / "images" / version.pictures[1].digest).write_bytes(b"torn")
+    found = thumbnails(version, [0, 1, 2])
+    assert [bool(address) for address in found] == [True, False, True]
+    assert Image.open(io.BytesIO(base64.b64decode(found[0].partition(",")[2]))).size == (8, 8)

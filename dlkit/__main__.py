@@ -265,10 +265,11 @@ def examine_dataset(options: argparse.Namespace) -> None:
         opinions = read_opinions(case, BACKBONE)
     findings = examine(case, opinions)
     if options.json:
-        _print_json({"dataset": options.name, "findings": [_finding(case, one) for one in findings]})
+        told = [_finding(case, finding) for finding in findings]
+        _print_json({"dataset": options.name, "findings": told, "not_examined": unexamined(case, opinions)})
         return
     for finding in findings:
-        shown = [name for row in finding.rows[:SHOWN_PICTURES] for name in [case.names[row]]]
+        shown = [case.names[row] for row in finding.rows[:SHOWN_PICTURES]]
         more = [f"… and {len(finding.rows) - len(shown)} more"] if len(finding.rows) > len(shown) else []
         print(f"{finding.title}.", finding.why, *(f"  {name}" for name in shown + more), sep="\n")
     if not findings:

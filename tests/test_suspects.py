@@ -1,4 +1,4 @@
-"""What a network's features say of labels: flipped ones are suspect, honest ones are not, and strangers lie far away."""
+"""What a network's features say of labels: flipped ones are suspect, honest ones are not, strangers lie far away."""
 
 import numpy as np
 import torch

@@ -700,6 +700,11 @@ def test_zip_of_photographs_becomes_a_data_set_that_is_mended_trained_on_and_use
         visitor.picture("imported")
 
         page.get_by_role("link", name="Look at it").click()
+        for _ in range(10):
+            print(page.url, [h.inner_text() for h in page.get_by_role("heading", level=1).all()], flush=True)
+            page.wait_for_timeout(1000)
+        expect(page.get_by_role("heading", name="garden", level=1)).to_be_visible()
+        settle(page)
         page.get_by_role("tab", name="Doctor").click()
         expect(page.get_by_text("1 picture is on both sides of the split")).to_be_visible(timeout=PATIENT_MS)
         expect(page.get_by_text(f"daisy · validation · {EVIL_NAME}")).to_be_visible()

@@ -98,11 +98,12 @@ async def plotly(_: Request) -> FileResponse:
 
 async def export(request: Request) -> Response:
     """Send a version of an imported data set as a zip that is made while it is sent."""
-    from dlkit.data.exporting import export_chunks, safe_part
+    from dlkit.data.exporting import check_whole, export_chunks, safe_part
     from dlkit.data.versions import open_version
 
     try:
         version = await run_in_threadpool(open_version, request.query_params.get("dataset", ""))
+        await run_in_threadpool(check_whole, version)
     except DlkitError as error:
         return PlainTextResponse(str(error), 404)
     name = quote(f"{safe_part(version.name)}-{version.number}.zip")

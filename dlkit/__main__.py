@@ -40,10 +40,10 @@ from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, import_pict
 from dlkit.data.labels import LARGEST_TABLE
 from dlkit.data.opinions import BACKBONE, read_opinions
 from dlkit.data.plans import Plan, make_plan
-from dlkit.data.shelf import free_name
-from dlkit.data.sources import LeftOut
+from dlkit.data.shelf import free_name, pinned, set_name
+from dlkit.data.sources import LeftOut, class_name
 from dlkit.data.suspicions import examine, unexamined
-from dlkit.data.versions import Version, edit, history, open_version, pinned, restore, set_name
+from dlkit.data.versions import Version, edit, history, open_version, restore
 from dlkit.data.weights import has_weights
 from dlkit.descent import asked
 from dlkit.descent.race import race
@@ -193,8 +193,9 @@ def import_dataset(options: argparse.Namespace) -> None:
     """Make a data set of a folder or a zip of pictures, or add them to one; Ctrl-C ends it and nothing is kept."""
     name, put = (set_name(options.into), add_pictures) if options.into else (free_name(options.name), import_pictures)
     with open_source(Path(options.path)) as source:
-        fewest = 1 if options.into else 2
-        plan = make_plan(source, _table(options.labels), Path(options.labels or "").name, fewest=fewest)
+        table, title = _table(options.labels), Path(options.labels or "").name
+        label = None if options.label is None else class_name(options.label)
+        plan = make_plan(source, table, title, fewest=1 if options.into else 2, label=label)
         if options.plan:
             _print_plan(plan, options.json)
             return
@@ -652,6 +653,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--name", help="what the data set is called")
     target.add_argument("--into", help="the imported data set to which they are added")
     importing.add_argument("--labels", metavar="CSV", help="a label file: file name and label in each row")
+    importing.add_argument("--class", dest="label", metavar="CLASS", help="the class of all pictures, with --into")
     importing.add_argument("--seed", default="0", help="start of the draw of validation pictures (default 0)")
     importing.add_argument("--plan", action="store_true", help="show what would be imported, and import nothing")
     _command(commands, "fetch", fetch).add_argument("name", help="a data set or a backbone")

@@ -58,25 +58,18 @@ def show_dataset(entry: DatasetEntry) -> None:
         show_fetch("dataset", entry.name, entry.title, entry.download_mb)
         return
     with told():
-        dataset = pictures.dataset_of(entry.name)
         titles = ["Look", "Class balance", "What the model sees", "Doctor", *(["Curate"] if entry.folder else [])]
         look, balance, seen, examined, *curate = st.tabs(titles, key="tab", on_change="rerun", bind="query-params")
-        with look:
-            if look.open:
-                show_classes(dataset)
-        with balance:
-            counts = {name: dataset.counts(split) for name, split in (("training", "train"), ("validation", "val"))}
-            st.plotly_chart(balance_figure(counts), key="balance", alt="Pictures of each class in both splits")
-        with seen:
-            if seen.open:
-                show_seen(dataset)
-        with examined:
-            if examined.open:
-                doctor.show_doctor(entry)
-        for tab in curate:
+        shown = {look: show_classes, balance: show_balance, seen: show_seen}
+        for tab in (tab for tab in shown if tab.open):  # what is not looked at is not read either
             with tab:
-                if tab.open:
-                    curating.show_curate(entry)
+                shown[tab](pictures.dataset_of(entry.name))
+        if examined.open:
+            with examined:
+                doctor.show_doctor(entry)
+        for tab in (tab for tab in curate if tab.open):
+            with tab:
+                curating.show_curate(entry)
         st.page_link(
             "train.py", label="Train on it", icon=":material/model_training:", query_params={"dataset": entry.name}
         )
@@ -102,6 +95,12 @@ def show_classes(dataset: Dataset) -> None:
             pictures.class_sheet(dataset.name, dataset.fingerprint, split, label, PER_CLASS, PER_CLASS),
             alt=f"Pictures of {name}",
         )
+
+
+def show_balance(dataset: Dataset) -> None:
+    """Show how many pictures each class has in both splits."""
+    counts = {name: dataset.counts(split) for name, split in (("training", "train"), ("validation", "val"))}
+    st.plotly_chart(balance_figure(counts), key="balance", alt="Pictures of each class in both splits")
 
 
 def show_seen(dataset: Dataset) -> None:

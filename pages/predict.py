@@ -7,8 +7,6 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dlkit.catalog.datasets import DATASETS
-from dlkit.data.dataset import is_here
 from dlkit.errors import DlkitError
 from dlkit.runs import artifacts, service
 from dlkit.runs.artifacts import IMAGENET
@@ -16,7 +14,7 @@ from dlkit.settings import settings
 from dlkit.words import duration, escape_csv, escape_markdown, percent
 from pages.parts import classify, link
 from pages.parts.notices import show_error, told
-from pages.parts.pictures import dataset_of
+from pages.parts.pictures import dataset_of_model
 
 TOLD_SECONDS = 0.1  # between two moves of the bar
 GROWTH = 1.5  # of the table, until it is drawn again
@@ -71,10 +69,9 @@ def chosen_samples(model: str) -> list[classify.Picture]:
     pictures = [classify.sample(title) for title in chosen]
     if model == IMAGENET:
         return pictures
-    name = artifacts.read_description(classify.model_folder(model))["about"].get("dataset", {}).get("name")
-    if name not in DATASETS or not is_here(name):
+    dataset = dataset_of_model(classify.model_folder(model))
+    if dataset is None:
         return pictures
-    dataset = dataset_of(name)
     labels = dict(enumerate(dataset.classes))
     wanted = st.pills(
         "Validation pictures of class",

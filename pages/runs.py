@@ -4,9 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from dlkit.catalog.datasets import DATASETS
 from dlkit.config import FinetuneConfig, describe, settings_in_use
-from dlkit.data.dataset import is_here
 from dlkit.errors import DlkitError
 from dlkit.estimate import against
 from dlkit.figures.curves import accuracy_figure, change_events, loss_figure, rate_figure
@@ -271,8 +269,8 @@ def show_mistakes(run: Run) -> None:
 
 def show_pictures(run: Run, validation: artifacts.Validation, indices: Any, classes: list[str]) -> None:
     """Show validation pictures with what they are and what the model said."""
-    dataset = str(run.config.get("dataset"))
-    if dataset not in DATASETS or not is_here(dataset):
+    dataset = pictures.dataset_of_model(service.run_folder(run.id) / "model")
+    if dataset is None:
         st.caption("The data set is no longer on this machine, so its pictures cannot be shown.")
         return
     images = pictures.validation_pictures(dataset, indices)

@@ -197,8 +197,9 @@ def test_copy_of_a_version_has_its_test_pictures(tmp_path):
 def test_set_that_was_not_fetched_is_not_copied():
     with pytest.raises(DatasetError, match="must be fetched first"):
         open_copy("cifar-10")
-    with pytest.raises(DatasetError, match="must be fetched before"):
-        service.submit_copy("cifar-10", "mine")
+    failed = worked(service.submit_copy("cifar-10", "mine"))
+    assert failed.state == State.FAILED
+    assert "must be fetched first" in (failed.failure or "")
 
 
 def test_room_for_a_copy_is_looked_at_before(monkeypatch):

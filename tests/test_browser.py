@@ -699,10 +699,8 @@ def test_zip_of_photographs_becomes_a_data_set_that_is_mended_trained_on_and_use
         ).to_be_visible()
         visitor.picture("imported")
 
-        page.get_by_role("link", name="Look at it").click()
-        for _ in range(10):
-            print(page.url, [h.inner_text() for h in page.get_by_role("heading", level=1).all()], flush=True)
-            page.wait_for_timeout(1000)
+        page.get_by_role("button", name="Look at it").click()
+        address_has(page, dataset="garden")
         expect(page.get_by_role("heading", name="garden", level=1)).to_be_visible()
         settle(page)
         page.get_by_role("tab", name="Doctor").click()
@@ -978,6 +976,7 @@ def test_pictures_of_ones_own_are_curated(browser: "Browser", server: LiveServer
         visitor.picture("curate-versions")
         with page.expect_download() as download:
             page.get_by_role("link", name="Zip").nth(1).click()
+        assert download.value.suggested_filename == "flowers of mine-2.zip"
         download.value.save_as(tmp_path / "export.zip")
         with zipfile.ZipFile(tmp_path / "export.zip") as exported:
             assert exported.testzip() is None

@@ -237,7 +237,12 @@ def test_export_is_imported_again_and_more_is_added(pets, tmp_path):
         "5 pictures were added from more.zip.",
     ]
     assert DATASETS["again"].version == 2
-    refused(pets("import", str(more), "--into", "shapes"))
+    assert pets("import", str(more), "--into", "pets", "--class", "a").out.splitlines()[1:] == [
+        "5 pictures were added from more.zip."
+    ]
+    assert DATASETS["pets"].classes == 2
+    for flags in (("--into", "shapes"), ("--name", "one", "--class", "a"), ("--into", "pets", "--class", "")):
+        refused(pets("import", str(more), *flags))
 
 
 def test_set_is_copied_under_its_licence(dlkit):

@@ -9,7 +9,7 @@ from dlkit.catalog.datasets import DATASETS
 from dlkit.data.edits import Drop, Rename
 from dlkit.data.versions import edit, history, open_version
 from dlkit.runs import service
-from dlkit.runs.records import Kind
+from dlkit.runs.records import Kind, State
 from dlkit.settings import settings
 from tests.archive_maker import picture, zipped
 from tests.test_importing import imported
@@ -201,6 +201,18 @@ def test_pictures_are_added_to_the_set(pets):
     assert "4 pictures were added from more.zip." in plain("\n".join(box.value for box in app.warning))
     assert open_version("pets").classes == ("a", "b", "c", "d")
     assert errors(opened("data", **{"import": "new", "into": "shapes"}))
+
+
+def test_pictures_of_one_class_are_added_without_a_folder(pets):
+    app = opened("data", **{"import": "new", "into": "pets"})
+    files = [(f"{number}.png", picture(60 + number), "image/png") for number in range(3)]
+    app = sound(app.file_uploader(key="import_files").set_value(files).run())
+    assert "No class folders found" in errors(app)[0]
+    app = sound(app.selectbox(key="import_class").set_value("b").run())
+    assert "1 class, 3 pictures" in texts(app)
+    app = sound(app.button(key="import_now").click().run())
+    assert worked(service.store().list_runs(Kind.IMPORT)[0]).state == State.SUCCEEDED
+    assert sum(open_version("pets").counts()["b"].values()) == 8
 
 
 def test_any_set_is_made_ones_own():

@@ -194,6 +194,12 @@ def test_importing_what_is_free_of_torch_loads_neither_torch_nor_timm_nor_stream
     assert json.loads(done.stdout) == {}
 
 
+def test_supervisor_loads_neither_numpy_nor_pillow():
+    code = "import sys, dlkit.jobs.supervisor; print({'numpy', 'PIL'} & set(sys.modules) or 'neither')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "neither"
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in READS_ENVIRONMENT], ids=by_name)
 def test_settings_alone_read_the_environment(module):
     names = {"environ", "environb", "getenv", "getenvb", "putenv"}

@@ -150,7 +150,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dlkit.engine.preprocess import preprocessing_of
 
     entry, folder = BACKBONES["efficientnet-lite0"], tmp_path_factory.mktemp("model")
-    about = {"name": "Five flowers", "dataset": {"name": "flowers-mini", "fingerprint": ""}}
+    learnt = {"name": "flowers-mini", "fingerprint": open_dataset("flowers-mini").fingerprint}
+    about = {"name": "Five flowers", "dataset": learnt}
     save_bundle(Bundle(pretrained(entry, 5), entry.name, tuple(FLOWERS), preprocessing_of(entry, 96), about), folder)
     return folder
 
@@ -1206,6 +1207,21 @@ def test_set_that_was_imported_anew_by_the_same_name_is_not_the_one_before(evil_
     app = opened("data", dataset=evil_set)
     assert "other" in texts(app)
     assert "red[c]" not in texts(app)
+
+
+def test_run_names_its_version_and_shows_no_pictures_of_another_set_by_that_name(evil_set: str, model: Path) -> None:
+    run = queue(dataset=evil_set)
+    shutil.copytree(model, service.run_folder(run.id) / "model")
+    path = service.run_folder(run.id) / "model" / "model.json"
+    description = json.loads(path.read_text())
+    probabilities = np.full((3, 5), 0.2, np.float32)
+    artifacts.Validation(np.array([1, 2, 3]), probabilities).save(service.run_folder(run.id) / "validation.npz")
+    for fingerprint, is_same in ((open_dataset(evil_set).fingerprint, True), ("of another set", False)):
+        learnt = {"name": f"{evil_set}@1", "fingerprint": fingerprint}
+        path.write_text(json.dumps({**description, "about": {"name": "x", "dataset": learnt}}))
+        app = opened("runs", run=run.id, tab="Mistakes")
+        assert ("no longer on this machine" in texts(app)) is not is_same
+    assert f"{evil_set}@1" in str(opened("runs", run=run.id, tab="Settings").dataframe[0].value.values)
 
 
 @pytest.mark.parametrize("tab", ["Look", "Class balance", "What the model sees"])

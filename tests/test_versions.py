@@ -12,9 +12,10 @@ from dlkit.catalog.datasets import DATASETS
 from dlkit.config import parse
 from dlkit.data import versions
 from dlkit.data.dataset import open_dataset
-from dlkit.data.edits import Drop, Merge, Move, Relabel, Rename, Resplit, apply_edits, class_name
+from dlkit.data.edits import Drop, Merge, Move, Relabel, Rename, Resplit, apply_edits
 from dlkit.data.manifests import Picture
 from dlkit.data.shelf import delete_import
+from dlkit.data.sources import class_name
 from dlkit.data.versions import Version, edit, history, open_version, restore
 from dlkit.errors import DatasetError, DiskFullError, UnknownChoice
 from dlkit.settings import settings

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from dlkit.data.manifests import Picture, classes_of
 from dlkit.data.plans import MOST_CLASSES, SPLITS
-from dlkit.data.sources import FEW, LONGEST_PART, shown_part
+from dlkit.data.sources import FEW, class_name, shown_part
 from dlkit.data.split import draw_validation
 from dlkit.errors import DatasetError
 
@@ -183,14 +183,6 @@ def check_rows(rows: Collection[int], count: int) -> None:
     wrong = next((row for row in rows if not 0 <= row < count), None)
     if wrong is not None:
         raise DatasetError(f"There is no picture in row {wrong:,}: this version has {count:,}. Look at it again.")
-
-
-def class_name(text: str) -> str:
-    """Return the name of a class as it is shown, as an import has it; DatasetError where none can be called so."""
-    clean = shown_part(text)
-    if not text.strip() or len(text.strip()) > LONGEST_PART or (clean == "?" and text.strip() != "?"):
-        raise DatasetError(f"A class's name must have 1 to {LONGEST_PART} letters; got {text[:40]!r}.")
-    return clean
 
 
 def _change(draft: Draft, rows: Collection[int], change: Callable[[Picture], Picture | None]) -> int:

@@ -34,8 +34,17 @@ def export_bytes(version: Version) -> int:
     return sum(picture.bytes + ENTRY_BYTES for picture in version.pictures)
 
 
+def check_whole(version: Version) -> None:
+    """Raise DatasetError where the file of a picture is not there any more."""
+    there = {path.name for path in (version.folder / image_path("")).glob("*")}
+    missing = next((picture.name for picture in version.pictures if picture.digest not in there), None)
+    if missing is not None:
+        raise DatasetError(f"{missing} is not there any more. Leave it out, then export again.")
+
+
 def export_zip(version: Version, path: Path) -> None:
     """Write the zip, whole or not at all; DiskFullError where there is no room, DatasetError where it cannot be."""
+    check_whole(version)
     if files.free_bytes(path.parent) < export_bytes(version):
         raise files.disk_full(path.parent, export_bytes(version), path.name)
 
@@ -50,17 +59,14 @@ def export_zip(version: Version, path: Path) -> None:
 
 
 def export_chunks(version: Version) -> Iterator[bytes]:
-    """Yield the zip, a picture at a time; DatasetError where one is not there any more."""
+    """Yield the zip, a picture at a time; OSError where the file of one has just been deleted."""
     window, table = _Window(), io.StringIO(newline="")
     rows = csv.writer(table)
     rows.writerow(("file", "label", "split"))
     folders, names = _folders(version.classes), defaultdict[str, Unlike](Unlike)
     with zipfile.ZipFile(window, "w") as archive:
         for picture in sorted(version.pictures, key=lambda one: (one.split, one.label, one.name, one.digest)):
-            try:
-                data = (version.folder / image_path(picture.digest)).read_bytes()
-            except OSError as error:
-                raise DatasetError(f"{picture.name} is not there any more. Leave it out, then export again.") from error
+            data = (version.folder / image_path(picture.digest)).read_bytes()
             folder = f"{picture.split}/{folders[picture.label]}"
             stem = picture.name.rpartition("/")[2].rpartition(".")[0] or picture.name.rpartition("/")[2]
             name = f"{folder}/{names[folder].name(safe_part(stem))}{ending_of_content(data)}"

@@ -16,6 +16,7 @@ MOST_CLASSES = 10_000
 SPLITS = ("train", "val", "test")
 EXPORTED_TABLE = "labels.csv"  # what an export calls its table
 CLASS_FOLDERS, SPLIT_FOLDERS, LABEL_FILE = "class folders", "split and class folders", "label file"
+ONE_CLASS = "class that was named"
 ARCHIVE_ENDINGS = frozenset((".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"))
 FEW = 5  # names that stand in a sentence
 
@@ -58,9 +59,14 @@ class Plan:
 
 
 def make_plan(
-    source: Source, labels: bytes | None = None, labels_title: str = "The label file", *, fewest: int = 2
+    source: Source,
+    labels: bytes | None = None,
+    labels_title: str = "The label file",
+    *,
+    fewest: int = 2,
+    label: str | None = None,
 ) -> Plan:
-    """Find the layout of a source; with `labels`, a table, it alone tells the classes.
+    """Find the layout of a source; with `labels`, a table, it alone tells the classes, and with `label` all are of it.
 
     Raises DatasetError where there are no images, no classes can be told, or fewer than `fewest`: what is added to a
     data set may be of one.
@@ -76,7 +82,9 @@ def make_plan(
     if not pictures:
         raise _nothing(source, ledger.close())
     remarks: list[str] = []
-    if labels is not None:
+    if label is not None:
+        layout, found = ONE_CLASS, [Labelled(file, label, None) for file in pictures]
+    elif labels is not None:
         layout, found = LABEL_FILE, _by_tables([(labels_title, labels)], pictures, ledger)
     else:
         layout, found = _by_names(source, pictures, tables, ledger, remarks, fewest)

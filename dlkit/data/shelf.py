@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from dlkit import files, locks
-from dlkit.catalog.datasets import DATASETS, dataset_entry
+from dlkit.catalog.datasets import DATASETS, DatasetEntry, dataset_entry
 from dlkit.catalog.imported import VERSION_MARK, records
 from dlkit.data.plans import Plan
 from dlkit.data.sources import shown_part
@@ -53,6 +53,24 @@ def check_space(title: str, needed: int) -> None:
     folder, room = settings().folder("datasets"), round(1.1 * needed) + SPARE_BYTES
     if files.free_bytes(folder) < room:
         raise files.disk_full(folder, room, title)
+
+
+def imported_entry(name: str) -> DatasetEntry:
+    """Return the entry of an imported set or of one of its versions; DatasetError for one that was not imported."""
+    entry = dataset_entry(name)
+    if not entry.folder:
+        raise DatasetError(f"{entry.title} was not imported, so it has no versions. Make a copy of it, and edit that.")
+    return entry
+
+
+def set_name(name: str) -> str:
+    """Return the name of an imported set without the version: pets@2 -> pets; the errors are as in `imported_entry`."""
+    return imported_entry(name).pinned.rpartition(VERSION_MARK)[0]
+
+
+def pinned(name: str, number: int) -> str:
+    """Return the name of one version: pets, 2 -> pets@2."""
+    return f"{set_name(name)}{VERSION_MARK}{number}"
 
 
 def sweep_imports() -> None:

@@ -245,6 +245,14 @@ def shown_part(name: str) -> str:
     return (text if len(text) <= LONGEST_PART else f"{text[: LONGEST_PART - 21]}…{text[-20:]}") or "?"
 
 
+def class_name(text: str) -> str:
+    """Return the name of a class as it is shown, as an import has it; DatasetError where none can be called so."""
+    clean = shown_part(text)
+    if not text.strip() or len(text.strip()) > LONGEST_PART or (clean == "?" and text.strip() != "?"):
+        raise DatasetError(f"A class's name must have 1 to {LONGEST_PART} letters; got {text[:40]!r}.")
+    return clean
+
+
 def ending_of(name: str) -> str:
     """Return a file's ending in small letters, as in ".jpg"; empty where it has none."""
     dot = name.rfind(".")

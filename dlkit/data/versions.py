@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from dlkit import files
-from dlkit.catalog.datasets import DatasetEntry, dataset_entry
-from dlkit.catalog.imported import RECORD_NAME, VERSION_MARK, records
+from dlkit.catalog.datasets import dataset_entry
+from dlkit.catalog.imported import RECORD_NAME, records
 from dlkit.data.edits import Edit, PictureEdit, apply_edits, check_pictures, check_rows
 from dlkit.data.layouts import manifest_name
 from dlkit.data.manifests import Picture, classes_of, read_manifest, record_version, write_manifest
-from dlkit.data.shelf import check_space, names_alone
+from dlkit.data.shelf import check_space, imported_entry, names_alone, pinned, set_name
 from dlkit.errors import DatasetError
 from dlkit.settings import settings
 
@@ -78,9 +78,9 @@ def open_version(name: str) -> Version:
 
     UnknownChoice where there is no such set or version, DatasetError where it was not imported or is damaged.
     """
-    entry = _imported(name)
+    entry = imported_entry(name)
     folder = settings().data_folder / "datasets" / entry.folder
-    return Version(_name(entry), entry.version, folder, read_manifest(folder, entry.version))
+    return Version(set_name(name), entry.version, folder, read_manifest(folder, entry.version))
 
 
 def history(name: str) -> tuple[Past, ...]:
@@ -166,27 +166,6 @@ def is_made(made_by: str) -> bool:
 def newest(name: str) -> int:
     """Return the number of the newest version of an imported set; UnknownChoice where it is gone."""
     return dataset_entry(name).version
-
-
-def set_name(name: str) -> str:
-    """Return the name of an imported set without the version: pets@2 -> pets; the errors are as in `open_version`."""
-    return _name(_imported(name))
-
-
-def pinned(name: str, number: int) -> str:
-    """Return the name of one version: pets, 2 -> pets@2."""
-    return f"{set_name(name)}{VERSION_MARK}{number}"
-
-
-def _imported(name: str) -> DatasetEntry:
-    entry = dataset_entry(name)
-    if not entry.folder:
-        raise DatasetError(f"{entry.title} was not imported, so it has no versions. Make a copy of it, and edit that.")
-    return entry
-
-
-def _name(entry: DatasetEntry) -> str:
-    return entry.pinned.rpartition(VERSION_MARK)[0]
 
 
 def _carried(edit: Edit, base: Version, top: Version) -> Edit:

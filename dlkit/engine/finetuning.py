@@ -105,7 +105,8 @@ def finetune(
     """
     started = perf_counter()
     yield Event(Progress("opening the pictures"))
-    config, dataset, control = config.resolved(), open_dataset(config.dataset), control or Uncontrolled()
+    config, control = config.resolved(), control or Uncontrolled()
+    dataset = open_dataset(config.dataset)  # the version that the config now names
     with closing(make_learner(config, dataset)) as learner:  # nobody waits for pictures that nobody asks for
         devices.forget_peak_memory(learner.device)
         learner.steering = control

@@ -380,7 +380,7 @@ def _source_of(config: Mapping[str, Any]) -> Iterator[tuple[Source, Plan]]:
         return
     with open_upload(config["upload"], config["title"]) as source:
         table = read_labels_of(source, config["labels"])
-        yield source, make_plan(source, *table, fewest=1 if _is_addition(config) else 2)
+        yield source, make_plan(source, *table, fewest=1 if _is_addition(config) else 2, label=config.get("label"))
 
 
 def _is_addition(config: Mapping[str, Any]) -> bool:

@@ -22,9 +22,8 @@ from dlkit.catalog.backbones import BACKBONES
 from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import SCHEDULE_SETTINGS, FinetuneConfig, describe, first_phases, parse
 from dlkit.data import uploads
-from dlkit.data.dataset import is_here
-from dlkit.data.shelf import delete_import, free_name, sweep_imports
-from dlkit.data.versions import set_name
+from dlkit.data.shelf import delete_import, free_name, set_name, sweep_imports
+from dlkit.data.sources import class_name
 from dlkit.errors import ConfigError, DatasetError, DeviceError, RunError
 from dlkit.runs.records import Checkpoint, Failure, Kind, Priority, Run, Slot, State, Wish
 from dlkit.runs.store import Store, open_store
@@ -122,20 +121,27 @@ def submit_import(
 
 
 def submit_addition(
-    upload: str, title: str, dataset: str, labels: str | None = None, seed: int = 0, actor: str = LOCAL_USER
+    upload: str,
+    title: str,
+    dataset: str,
+    labels: str | None = None,
+    seed: int = 0,
+    actor: str = LOCAL_USER,
+    label: str | None = None,
 ) -> Run:
-    """Queue what was sent to be added to an imported data set; the rest is as in `submit_import`."""
-    name = set_name(dataset)
+    """Queue what was sent to be added to an imported data set, with `label` all of it as this class.
+
+    The rest is as in `submit_import`.
+    """
+    name, label = set_name(dataset), None if label is None else class_name(label)
     config = {"upload": upload, "title": title, "dataset": name, "name": name, "labels": labels, "seed": seed}
-    return _queue(Kind.IMPORT, f"Add to {name}", config, Slot.NETWORK, actor)
+    return _queue(Kind.IMPORT, f"Add to {name}", {**config, "label": label}, Slot.NETWORK, actor)
 
 
 def submit_copy(dataset: str, name: str, actor: str = LOCAL_USER) -> Run:
-    """Queue the copy of a data set that is here as the imported one `name`; DatasetError where it cannot be."""
-    entry, name = dataset_entry(dataset), free_name(name)
-    if not is_here(dataset):
-        raise DatasetError(f"{entry.title} must be fetched before it can be copied.")
-    config = {"dataset": entry.pinned, "name": name, "seed": 0}
+    """Queue the copy of a data set that is here as the imported one `name`; DatasetError where the name cannot be."""
+    entry = dataset_entry(dataset)
+    config = {"dataset": entry.pinned, "name": free_name(name), "seed": 0}
     return _queue(Kind.IMPORT, f"Copy {entry.title}", config, Slot.NETWORK, actor)
 
 
@@ -212,15 +218,13 @@ def _queue_once(kind: Kind, name: str, config: Mapping[str, Any], needs: Slot, a
 
 
 def submit_doctor(dataset: str, backbone: str | None = None, actor: str = LOCAL_USER) -> Run:
-    """Queue a look at the pictures of a data set that is here, and with a backbone its opinion of their labels, too.
+    """Queue a look at the pictures of a data set, and with a backbone its opinion of their labels, too.
 
     Where the same waits or is at work, that one is returned. UnknownChoice where there is no such set or backbone.
     """
     entry = dataset_entry(dataset)
     if backbone is not None:
         choose(BACKBONES, backbone, "backbone")
-    if not is_here(dataset):
-        raise DatasetError(f"{entry.title} must be fetched before it can be examined.")
     needs = Slot.NETWORK if backbone is None else Slot.GPU if machine.describe().gpus else Slot.CPU
     config = {"dataset": entry.pinned, "backbone": backbone}
     return _queue_once(Kind.DOCTOR, f"Examine {entry.title}", config, needs, actor)

@@ -11,11 +11,12 @@ from urllib.parse import quote
 import streamlit as st
 
 from dlkit.catalog.datasets import DatasetEntry
-from dlkit.data.comparing import compare
+from dlkit.data.comparing import Comparison, compare
 from dlkit.data.edits import SPLIT_TITLES, Drop, Edit, Merge, Move, Relabel, Rename, Resplit
 from dlkit.data.manifests import Picture
+from dlkit.data.shelf import pinned, set_name
 from dlkit.data.thumbnails import thumbnails
-from dlkit.data.versions import Past, Version, edit, history, open_version, pinned, restore, set_name
+from dlkit.data.versions import Past, Version, edit, history, open_version, restore
 from dlkit.errors import DlkitError
 from dlkit.words import count, escape_markdown
 from pages.parts import link, picker
@@ -64,7 +65,7 @@ def show_curate(entry: DatasetEntry) -> None:
         show_versions(version, past)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner="Reading this version …")
 def version_of(name: str, folder: str) -> Version:
     """Return a version; the folder tells it from one that was deleted and had its name."""
     return open_version(name)
@@ -203,10 +204,11 @@ def show_past(version: Version, past: Past) -> None:
     base = f" · made of version {past.based_on}" if past.based_on else ""
     when = past.made_at[:16].replace("T", " ")
     st.markdown(f"**Version {past.number}** · {when} UTC{base}  \n{escape_markdown(past.change)}")
-    counts = [f"{count(getattr(past, split))} {title}" for split, title in SPLIT_TITLES.items()]
+    numbers = {title: getattr(past, split) for split, title in SPLIT_TITLES.items()}
+    counts = [f"{count(number)} {title}" for title, number in numbers.items() if number]
     st.caption(f"{count(past.classes)} classes · {' · '.join(counts)}")
     name = pinned(version.name, past.number)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if past.number == version.number:
             st.badge("newest", icon=":material/check:", color="green")
         else:
@@ -230,8 +232,7 @@ def show_comparison(version: Version, numbers: list[int]) -> None:
         before = link.choose(st.selectbox, "From version", names, key="compare_from", default=names[1])
     with right:
         after = link.choose(st.selectbox, "To version", names, key="compare_to", default=names[0])
-    one, other = (version_of(pinned(version.name, int(number)), version.folder.name) for number in (before, after))
-    found = compare(one, other)
+    found = comparison_of(version.name, version.folder.name, int(before), int(after))
     st.markdown("\n".join(f"- {escape_markdown(line)}" for line in found.sentences() or ["Nothing is different."]))
     rows = [{"class": name, "before": old, "after": new} for name, (old, new) in found.counts.items() if old != new]
     if rows:
@@ -243,6 +244,12 @@ def show_comparison(version: Version, numbers: list[int]) -> None:
         *((pair.after, f"was {SPLIT_TITLES[pair.before.split]}") for pair in found.moved),
     ][:EXAMPLES]
     show_examples(version, notes, f"{before} {after}")
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def comparison_of(name: str, folder: str, before: int, after: int) -> Comparison:
+    """Return what is different between two versions, which never changes."""
+    return compare(version_of(pinned(name, before), folder), version_of(pinned(name, after), folder))
 
 
 def show_examples(version: Version, notes: Sequence[tuple[Picture, str]], mark: str) -> None:

@@ -12,8 +12,9 @@ from dlkit.data.cases import Case, open_case, traces
 from dlkit.data.doctor import Finding, Fix, Group, Severity
 from dlkit.data.edits import SPLIT_TITLES
 from dlkit.data.opinions import BACKBONE, Opinions, read_opinions
+from dlkit.data.shelf import set_name
 from dlkit.data.suspicions import examine, unexamined
-from dlkit.data.versions import Version, history, set_name
+from dlkit.data.versions import Version, history
 from dlkit.runs import service
 from dlkit.runs.records import State
 from dlkit.words import count, escape_markdown
@@ -55,7 +56,7 @@ def changeable(entry: DatasetEntry) -> Version | None:
 
 def examined(entry: DatasetEntry) -> tuple[Case, Opinions | None, list[Finding]]:
     """Return what is known of a data set, and what is wrong with it."""
-    fingerprint = pictures.dataset_of(entry.name).fingerprint
+    fingerprint = "" if entry.folder else pictures.dataset_of(entry.name).fingerprint
     return _examined(entry.pinned, entry.folder, fingerprint, traces(entry.pinned, fingerprint))
 
 

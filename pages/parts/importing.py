@@ -6,11 +6,11 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from dlkit.catalog.datasets import DATASETS, DatasetEntry
+from dlkit.data.dataset import open_dataset
 from dlkit.data.plans import Plan, make_plan, read_labels_of
-from dlkit.data.shelf import check_room
-from dlkit.data.sources import TABLE_ENDINGS
+from dlkit.data.shelf import check_room, set_name
+from dlkit.data.sources import TABLE_ENDINGS, class_name
 from dlkit.data.uploads import drop_upload, keep_upload, open_upload
-from dlkit.data.versions import set_name
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
 from dlkit.settings import settings
@@ -44,7 +44,7 @@ def show_import() -> None:
         st.segmented_control, "What do you have?", list(WAYS), key="way", default="files", format_func=WAYS.__getitem__
     )
     with told():
-        lot, title = kept(way)
+        lot, title = kept(way, 1 if into else 2)
         if lot:
             show_plan(lot, title, into)
 
@@ -73,7 +73,13 @@ def show_end(run: Run) -> None:
         if name in DATASETS:
             with st.container(horizontal=True):
                 parameters = {"dataset": name}
-                st.page_link("data.py", label="Look at it", icon=":material/photo_library:", query_params=parameters)
+                st.button(  # Streamlit 1.67 leaves the address as it is when a link leads to the page that it is on
+                    "Look at it",
+                    icon=":material/photo_library:",
+                    key="look_at_import",
+                    on_click=st.query_params.from_dict,
+                    args=(parameters,),
+                )
                 st.page_link("train.py", label="Train on it", icon=":material/model_training:", query_params=parameters)
     elif run.state == State.FAILED:
         st.error(escape_markdown(run.failure or "This failed."), icon=":material/error:")
@@ -81,10 +87,10 @@ def show_end(run: Run) -> None:
         st.info(f"{escape_markdown(run.name)}: this was cancelled; nothing of it was kept.", icon=":material/info:")
 
 
-def kept(way: str) -> tuple[str, str]:
+def kept(way: str, fewest: int) -> tuple[str, str]:
     """Take what is sent and keep it on the disk; return the name of the lot and what it is called; "" before."""
     if way == "camera":
-        return photographed()
+        return photographed(fewest)
     uploads = st.file_uploader(
         "Pictures",
         accept_multiple_files="directory" if way == "folder" else True,
@@ -95,8 +101,8 @@ def kept(way: str) -> tuple[str, str]:
     return keep_once(uploads or [], [(upload.name, upload) for upload in uploads or []])
 
 
-def photographed() -> tuple[str, str]:
-    """Take photographs one by one, each into a class; return the lot of all of them."""
+def photographed(fewest: int) -> tuple[str, str]:
+    """Take photographs one by one, each into a class, of so many at least; return the lot of all of them."""
     shots: list[tuple[str, bytes]] = st.session_state.setdefault("shots", [])
     label = st.text_input("Class", key="shot_class", placeholder="cup")
     shot = st.camera_input("Photograph", key=f"shot_{len(shots)}", disabled=not label.strip())
@@ -105,8 +111,9 @@ def photographed() -> tuple[str, str]:
         shots.append((f"{folder}/{len(shots):05}.jpg", shot.getvalue()))
         st.rerun()
     found = {name.partition("/")[0] for name, _ in shots}
-    st.caption(f"{count(len(shots))} photographs of {len(found)} classes. Two of two classes are the least.")
-    if len(found) < 2 or not st.toggle("That is all", key="shots_done"):
+    least = " Two of two classes are the least." if fewest > 1 else ""
+    st.caption(f"{count(len(shots))} photographs of {len(found)} classes.{least}")
+    if len(found) < fewest or not st.toggle("That is all", key="shots_done"):
         return "", ""
     files = [(name, BytesIO(content)) for name, content in shots]
     return keep_once([name for name, _ in shots], files)
@@ -135,18 +142,36 @@ def show_plan(lot: str, title: str, into: str | None) -> None:
         tables = [file.name for file in source.files if file.ending in TABLE_ENDINGS]
         labels = st.selectbox("Label file", [BY_LAYOUT, *tables], key="labels") if tables else BY_LAYOUT
         table = read_labels_of(source, None if labels == BY_LAYOUT else labels)
-        plan = make_plan(source, *table, fewest=1 if into else 2)
+        label = chosen_class(into) if into else None
+        plan = make_plan(source, *table, fewest=1 if into else 2, label=label)
     show_counts(plan)
     check_room(plan)
     name = into or st.text_input("Name", key="import_name", placeholder="pets", max_chars=60)
     word = "Add" if into else "Import"
     if st.button(word, icon=":material/download:", type="primary", key="import_now", disabled=not name.strip()):
-        submit = service.submit_addition if into else service.submit_import
-        run = submit(lot, title, name, None if labels == BY_LAYOUT else labels)
+        table_name = None if labels == BY_LAYOUT else labels
+        if into:
+            run = service.submit_addition(lot, title, into, table_name, label=label)
+        else:
+            run = service.submit_import(lot, title, name, table_name)
         st.session_state.pop("lot", None)  # the import has it now
         st.session_state.pop("shots", None)
         st.query_params["import"] = run.id
         st.rerun()
+
+
+def chosen_class(into: str) -> str | None:
+    """Ask of which class of a data set all pictures are; None where their folders or a label file tell it."""
+    known = dict.fromkeys(open_dataset(into).classes)
+    label: str | None = st.selectbox(
+        "Class of all of them",
+        list(known),
+        index=None,
+        key="import_class",
+        placeholder="as their folders or a label file say",
+        accept_new_options=True,
+    )
+    return class_name(label) if label else None
 
 
 def show_counts(plan: Plan) -> None:

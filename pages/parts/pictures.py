@@ -1,21 +1,35 @@
 """Pictures of data sets, kept between reruns by the data set's fingerprint."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import streamlit as st
 from PIL import Image
 
-from dlkit.catalog.datasets import dataset_entry
+from dlkit.catalog.datasets import DATASETS, dataset_entry
 from dlkit.config import FinetuneConfig
 from dlkit.data.dataset import Dataset, is_here, open_dataset
 from dlkit.errors import DlkitError
 from dlkit.figures.pictures import contact_sheet
+from dlkit.runs import artifacts
 
 
 def dataset_of(name: str) -> Dataset:
     """Return an open data set; it is read only, so all sessions share it."""
     entry = dataset_entry(name)
     return _opened(entry.pinned, entry.folder)
+
+
+def dataset_of_model(folder: Path) -> Dataset | None:
+    """Return the very version that the model in this folder learnt from; None where it is not here any more.
+
+    A set may have been deleted, and another one imported by its name. BundleError where there is no model.
+    """
+    about = artifacts.read_description(folder)["about"].get("dataset", {})
+    if about.get("name") not in DATASETS or not is_here(about["name"]):
+        return None
+    dataset = dataset_of(about["name"])
+    return dataset if dataset.fingerprint == about.get("fingerprint") else None
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
@@ -61,7 +75,6 @@ def _augmented_sheet(config: str, fingerprint: str, view: int) -> Image.Image:
     return contact_sheet(augmented_batch(dataset_of(settings.dataset), settings, view), columns=8, side=112)
 
 
-def validation_pictures(name: str, indices: Sequence[int]) -> list[Image.Image]:
+def validation_pictures(dataset: Dataset, indices: Sequence[int]) -> list[Image.Image]:
     """Return some validation pictures of a data set."""
-    part = dataset_of(name).val
-    return [part.read(int(index)) for index in indices]
+    return [dataset.val.read(int(index)) for index in indices]

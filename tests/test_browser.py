@@ -716,7 +716,9 @@ def test_zip_of_photographs_becomes_a_data_set_that_is_mended_trained_on_and_use
         page.get_by_role("button", name="Keep it in training only").click()
         expect(page.get_by_text("1 picture left out.")).to_be_visible(timeout=PATIENT_MS)
         page.get_by_role("button", name="Check the labels").click()
-        expect(page.get_by_text("No network was asked")).to_have_count(0, timeout=TRAINING_MS)
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0, timeout=TRAINING_MS)
+        expect(page.get_by_text("No network was asked")).to_have_count(0)
         visitor.picture("doctor-labels")
 
         page.get_by_role("link", name="Train on it").click()

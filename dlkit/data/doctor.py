@@ -73,15 +73,25 @@ def examine_looks(case: Case) -> list[Finding]:
     looks = case.album.records[case.album_rows[seen]]
     is_whole = looks["width"] > 0
     rows, looks = seen[is_whole], looks[is_whole]
-    found = [*_left_out(case), *_unreadable(seen[~is_whole]), *_copies(case, rows, looks)]
-    return [*found, *_traits(rows, looks), *_class_sizes(case)]
+    groups = _groups(copies_in(case))
+    found = [*_left_out(case), *_unreadable(seen[~is_whole]), *_copies(case, groups)]
+    return [*found, *_traits(rows, looks), *_class_sizes(case, groups)]
 
 
 def copies_in(case: Case) -> np.ndarray:
     """Return for each row the first that shows the same picture, int64 (N,)."""
     first, seen = np.arange(len(case)), np.flatnonzero(case.album_rows >= 0)
-    first[seen] = seen[groups_of(len(seen), duplicate_pairs(case.album.records[case.album_rows[seen]]))]
+    whole = seen[case.album.records["width"][case.album_rows[seen]] > 0]
+    first[whole] = whole[groups_of(len(whole), duplicate_pairs(case.album.records[case.album_rows[whole]]))]
     return first
+
+
+def _groups(first: np.ndarray) -> list[np.ndarray]:
+    """Return the rows, int64, of each picture that is there more than once."""
+    members = defaultdict[int, list[int]](list)
+    for row in np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1).tolist():
+        members[int(first[row])].append(row)
+    return [np.array(rows) for rows in members.values()]
 
 
 def pictures_of(number: int) -> str:
@@ -94,7 +104,7 @@ def _left_out(case: Case) -> Iterable[Finding]:
     number = sum(len(one.names) for one in left_out)
     if number:
         title = f"{pictures_of(number)} {'was' if number == 1 else 'were'} left out at the import"
-        why = " ".join(one.sentence() for one in left_out) + " Mend them and add them, if the set should have them."
+        why = " ".join(one.sentence() for one in left_out) + " Mend what should be in the set, and add it."
         yield Finding("left-out", title, why, Severity.MINOR)
 
 
@@ -168,25 +178,18 @@ def _one_by_one(kind: str, title: str, why: str, severity: Severity, rows: np.nd
     return Finding(kind, title, why, severity, groups, (Fix("Drop all of them", (Drop(tuple(rows.tolist())),)),))
 
 
-def _copies(case: Case, rows: np.ndarray, looks: np.ndarray) -> Iterable[Finding]:
+def _copies(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
     """Find pictures that show the same: under two labels, on two sides of the split, or only twice."""
-    first = groups_of(len(rows), duplicate_pairs(looks))
-    members = defaultdict[int, list[int]](list)
-    for place in np.flatnonzero(np.bincount(first, minlength=len(rows))[first] > 1).tolist():
-        members[int(first[place])].append(place)
-    groups = [rows[places] for places in members.values()]
-    is_exact = [len(np.unique(looks["digest"][places], axis=0)) == 1 for places in members.values()]
-    area = looks["width"].astype(np.int64) * looks["height"]
-    best = [rows[places[int(area[places].argmax())]] for places in members.values()]
     yield from _two_labels(case, [group for group in groups if len(np.unique(case.labels[group])) > 1])
     yield from _leaks(case, groups)
-    for kind, exact in (("copies", True), ("near-copies", False)):
-        alike = [
-            (group, int(keep))
-            for group, keep, same in zip(groups, best, is_exact, strict=True)
-            if same == exact and len(np.unique(case.labels[group])) == len(np.unique(case.splits[group])) == 1
-        ]
-        yield from _repeated(kind, alike)
+    exact, near = list[tuple[np.ndarray, int]](), list[tuple[np.ndarray, int]]()
+    for group in groups:
+        if len(np.unique(case.labels[group])) == len(np.unique(case.splits[group])) == 1:
+            looks = case.album.records[case.album_rows[group]]
+            largest = int(group[(looks["width"].astype(np.int64) * looks["height"]).argmax()])
+            (exact if len(np.unique(looks["digest"], axis=0)) == 1 else near).append((group, largest))
+    yield from _repeated("copies", exact)
+    yield from _repeated("near-copies", near)
 
 
 def _two_labels(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
@@ -275,7 +278,7 @@ def _repeated(kind: str, alike: Sequence[tuple[np.ndarray, int]]) -> Iterable[Fi
     )
 
 
-def _class_sizes(case: Case) -> Iterable[Finding]:
+def _class_sizes(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
     is_learnt = case.splits == "train"
     learnt = np.bincount(case.labels[is_learnt], minlength=len(case.classes))
     checked = np.bincount(case.labels[case.splits == "val"], minlength=len(case.classes))
@@ -291,7 +294,7 @@ def _class_sizes(case: Case) -> Iterable[Finding]:
     if unchecked:
         title = f"{len(unchecked):,} {'class is' if len(unchecked) == 1 else 'classes are'} never checked"
         why = f"No picture of them is in the validation split: {_listed(case.classes[label] for label in unchecked)}."
-        fixes = (Fix("Split anew", (leak_free(case, ()),)),) if case.version else ()
+        fixes = (Fix("Split anew", (leak_free(case, groups),)),) if case.version else ()
         yield Finding("unchecked-classes", title, why, Severity.WORTH_A_LOOK, fixes=fixes)
     if learnt.max() > UNEVEN * max(1, learnt.min()):
         most, least = int(learnt.argmax()), int(learnt.argmin())

@@ -26,10 +26,8 @@ def unexamined(case: Case, opinions: Opinions | None) -> list[str]:
     if opinions is None:
         told.append("No network was asked about labels and outliers yet.")
     elif unknown := int((~opinions.is_known[rows]).sum()):
-        told.append(
-            f"Of {pictures_of(unknown)} no network was asked about the label: they or their classes are newer than its "
-            "look at the others."
-        )
+        newer = "they, or their classes, are newer than its look at the others"
+        told.append(f"No network was asked about {pictures_of(unknown)}: {newer}.")
     if tested := len(case) - len(rows):
         told.append(f"The labels of {pictures_of(tested)} kept for testing are not judged.")
     return told

@@ -113,11 +113,9 @@ def show_finding(case: Case, finding: Finding, version: Version | None) -> None:
 def show_group(case: Case, group: Group) -> None:
     """Show pictures that belong together, each with its class, split and name."""
     rows = group.rows[:PICTURES_AT_ONCE]
-    st.image(
-        [case.album.thumbnail(int(case.album_rows[row])) for row in rows],
-        caption=[caption(case, row) for row in rows],
-        width=WIDTH,
-    )
+    with st.container(horizontal=True, gap="small"):
+        for row in rows:
+            st.image(case.album.thumbnail(int(case.album_rows[row])), caption=caption(case, row), width=WIDTH)
     if len(group.rows) > len(rows):
         st.caption(f"and {count(len(group.rows) - len(rows))} more")
     if group.note:

@@ -23,6 +23,8 @@ Anything that is not a DlkitError is our bug and keeps its traceback.
 
 from collections.abc import Iterable
 
+MOST_CHOICES = 40  # that a message names
+
 
 class DlkitError(Exception):
     """Something the user can mend; `str(error)` is fit to be shown."""
@@ -40,7 +42,10 @@ class UnknownChoice(DlkitError):
     """A name that is not in the catalog."""
 
     def __init__(self, kind: str, name: object, choices: Iterable[str]) -> None:
-        super().__init__(f"There is no {kind} called {str(name)[:60]!r}. Choose one of: {', '.join(choices)}.")
+        known = list(choices)
+        more = f" and {len(known) - MOST_CHOICES:,} more" if len(known) > MOST_CHOICES else ""
+        shown = f"{', '.join(known[:MOST_CHOICES])}{more}"
+        super().__init__(f"There is no {kind} called {str(name)[:60]!r}. Choose one of: {shown}.")
 
 
 class FormulaError(DlkitError):

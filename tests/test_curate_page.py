@@ -85,6 +85,13 @@ def test_filter_is_in_the_address(pets):
     assert "No picture is so" in texts(curating(curate_name="nowhere"))
 
 
+def test_link_to_a_class_that_is_not_there_says_so_in_a_sentence(tmp_path):
+    imported(tmp_path, {f"class {n:03}/{m}.png": picture(2 * n + m) for n in range(120) for m in (0, 1)})
+    (error,) = errors(curating(curate_class=EVIL))
+    assert error.startswith(f"There is no class called '{EVIL}'. Choose one of: class 000,")
+    assert error.endswith("class 039 and 80 more.")
+
+
 def test_classes_are_renamed_and_merged(pets):
     app = curating(curate="classes")
     app.selectbox(key="rename_from").set_value("a").run()

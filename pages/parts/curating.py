@@ -162,9 +162,9 @@ def show_class_forms(version: Version) -> None:
         change_button("Rename", "rename", version, lambda: [Rename(state("rename_from"), state("rename_to"))])
     st.markdown("**Make one class of several**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.multiselect("Classes", version.classes, key=f"merge_{version.number}")
-        st.text_input("Their name", key="merge_to", max_chars=100)
         merged = f"merge_{version.number}"
+        st.multiselect("Classes", version.classes, key=merged)
+        st.text_input("Their name", key="merge_to", max_chars=100)
         change_button("Merge", "merge", version, lambda: [Merge(st.session_state[merged], state("merge_to"))])
     rows = [{"class": name, **of_each} for name, of_each in version.counts().items()]
     st.dataframe(rows, hide_index=True, width="stretch", alt="Pictures of each class in each split")

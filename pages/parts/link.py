@@ -27,7 +27,7 @@ def choose(
     if key not in st.session_state:
         asked = st.query_params.get(key, default)
         if asked not in options:
-            show_error(UnknownChoice(label.lower(), asked, options))
+            show_error(UnknownChoice(label.lower(), asked, filter(None, options)))  # "" is any of them
         st.session_state[key] = named(key, options, default)
     chosen: str = draw(label, options, key=key, **arguments) or default
     if chosen != st.query_params.get(key, default):

@@ -158,8 +158,8 @@ def _look_at_version(name: str) -> Iterator[tuple[int, int]]:
 def _look_at_splits(name: str) -> Iterator[tuple[int, int]]:
     """Look at all pictures of a set that was not imported; what was seen is there when all of it is."""
     dataset, case = open_dataset(name), open_case(name)
-    aside = case.folder.with_name(f".{case.folder.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = case.folder.with_name(f".{case.folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
     aside.mkdir(parents=True)
     try:
         with album_writer(aside) as writer:

@@ -28,17 +28,21 @@ from dlkit.catalog.surfaces import SURFACES
 from dlkit.catalog.updates import RULES
 from dlkit.config import FinetuneConfig, Setting, describe, parse
 from dlkit.data.adding import add_pictures
+from dlkit.data.cases import Case, open_case
 from dlkit.data.comparing import compare
 from dlkit.data.copying import open_copy
 from dlkit.data.dataset import is_here
+from dlkit.data.doctor import Finding, Group
 from dlkit.data.edits import Drop, Edit, Merge, Move, Relabel, Rename, Resplit
 from dlkit.data.exporting import export_zip
 from dlkit.data.images import read_image
 from dlkit.data.importing import KEPT_NAMES, ImportProgress, Report, import_pictures, open_source
 from dlkit.data.labels import LARGEST_TABLE
+from dlkit.data.opinions import BACKBONE, read_opinions
 from dlkit.data.plans import Plan, make_plan
 from dlkit.data.shelf import free_name, pinned, set_name
 from dlkit.data.sources import LeftOut, class_name
+from dlkit.data.suspicions import examine, unexamined
 from dlkit.data.versions import Version, edit, history, open_version, restore
 from dlkit.data.weights import has_weights
 from dlkit.descent import asked
@@ -53,6 +57,7 @@ from dlkit.words import about, about_size, rate
 FOLLOW_SECONDS = 0.3
 METRICS_TAIL = 20  # steps
 SIGNED = ("--start", "--formula", "--domain", "--points")  # flags whose values may begin with a minus
+SHOWN_PICTURES = 8  # of a finding
 SHOWN_STEPS = 10  # of a descent
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
@@ -249,6 +254,39 @@ def _told(what: Plan | Report) -> dict[str, Any]:
         return {"what": one.what, "reason": one.reason, "count": len(one.names), "names": one.names[:KEPT_NAMES]}
 
     return {"left_out": [plain(one) for one in what.left_out], "remarks": what.remarks}
+
+
+def examine_dataset(options: argparse.Namespace) -> None:
+    """Tell what is wrong with a data set that is here, the worst first; --features asks a network about its labels."""
+    case = open_case(options.name)
+    opinions = read_opinions(case, BACKBONE)
+    if case.unseen or (options.features and (opinions is None or not opinions.is_known[case.learnt_rows()].all())):
+        _follow_errand(service.submit_doctor(options.name, BACKBONE if options.features else None), "The examination")
+        case = open_case(options.name)
+        opinions = read_opinions(case, BACKBONE)
+    findings = examine(case, opinions)
+    if options.json:
+        told = [_finding(case, finding) for finding in findings]
+        _print_json({"dataset": options.name, "findings": told, "not_examined": unexamined(case, opinions)})
+        return
+    for finding in findings:
+        shown = [case.names[row] for row in finding.rows[:SHOWN_PICTURES]]
+        more = [f"… and {len(finding.rows) - len(shown)} more"] if len(finding.rows) > len(shown) else []
+        print(f"{finding.title}.", finding.why, *(f"  {name}" for name in shown + more), sep="\n")
+    if not findings:
+        print("Nothing was found.")
+    print(*unexamined(case, opinions), sep="\n")
+
+
+def _finding(case: Case, finding: Finding) -> dict[str, Any]:
+    def pictures(group: Group) -> list[dict[str, Any]]:
+        return [
+            {"name": case.names[row], "class": case.classes[case.labels[row]], "split": str(case.splits[row])}
+            for row in group.rows
+        ]
+
+    told = {"kind": finding.kind, "severity": finding.severity.name.lower(), "title": finding.title, "why": finding.why}
+    return {**told, "groups": [{"note": group.note, "pictures": pictures(group)} for group in finding.groups]}
 
 
 def list_backbones(options: argparse.Namespace) -> None:
@@ -604,6 +642,9 @@ def _parser() -> argparse.ArgumentParser:
     datasets = _command(commands, "datasets", list_datasets).add_subparsers(metavar="VERB")
     _command(datasets, "list", list_datasets)
     _add_curating(datasets)
+    examining = _command(commands, "doctor", examine_dataset)
+    examining.add_argument("name", help="a data set that is here")
+    examining.add_argument("--features", action="store_true", help="ask a network about labels and outliers, too")
     for name, command in (("backbones", list_backbones), ("optimizers", list_optimizers)):
         _command(commands, name, command)
     importing = _command(commands, "import", import_dataset)

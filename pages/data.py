@@ -9,7 +9,7 @@ from dlkit.data.dataset import Dataset, is_here
 from dlkit.errors import UnknownChoice
 from dlkit.figures.curves import balance_figure
 from dlkit.words import count, escape_markdown, size
-from pages.parts import curating, forms, importing, link, pictures
+from pages.parts import curating, doctor, forms, importing, link, pictures
 from pages.parts.notices import show_error, told
 from pages.parts.progress import show_fetch
 
@@ -58,12 +58,15 @@ def show_dataset(entry: DatasetEntry) -> None:
         show_fetch("dataset", entry.name, entry.title, entry.download_mb)
         return
     with told():
-        titles = ["Look", "Class balance", "What the model sees", *(["Curate"] if entry.folder else [])]
-        look, balance, seen, *curate = st.tabs(titles, key="tab", on_change="rerun", bind="query-params")
+        titles = ["Look", "Class balance", "What the model sees", "Doctor", *(["Curate"] if entry.folder else [])]
+        look, balance, seen, examined, *curate = st.tabs(titles, key="tab", on_change="rerun", bind="query-params")
         shown = {look: show_classes, balance: show_balance, seen: show_seen}
         for tab in (tab for tab in shown if tab.open):  # what is not looked at is not read either
             with tab:
                 shown[tab](pictures.dataset_of(entry.name))
+        if examined.open:
+            with examined:
+                doctor.show_doctor(entry)
         for tab in (tab for tab in curate if tab.open):
             with tab:
                 curating.show_curate(entry)

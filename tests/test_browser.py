@@ -23,6 +23,7 @@ from dlkit.runs.store import Store, open_store
 from dlkit.runs.tables import changes, points, runs
 from dlkit.settings import settings
 from tests.live_server import REPOSITORY, LiveServer
+from tests.photos import copies
 from tests.test_estimate import SIZE, measured
 from tests.test_words import NAMES
 
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.browser
 
 FLOWERS = REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
 TRAINING_MS = 90_000
+EVIL_NAME = "<img src=x onerror=alert(1)>.jpg"
 QUICK = {"level": "expert", "image_size": "64", "batch_size": "64", "views": "1"}
 
 
@@ -682,29 +684,71 @@ def test_points_are_drawn_and_a_lesson_opens_its_race(browser: "Browser", server
         address_has(page, descent_degrees="30", rate_momentum="0.01")
 
 
-def test_zip_of_photographs_becomes_a_data_set_to_train_on(
+def test_zip_of_photographs_becomes_a_data_set_that_is_mended_trained_on_and_used(
     browser: "Browser", server: LiveServer, tmp_path: Path
 ) -> None:
     from playwright.sync_api import expect
 
-    archive, samples = tmp_path / "garden.zip", REPOSITORY / "dlkit" / "samples" / "flowers_mini" / "val"
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted(path for label in ("daisy", "tulips") for path in (samples / label).iterdir()):
-            file.write(path, f"garden/{path.parent.name}/{path.name}")
-        file.writestr("garden/daisy/broken.jpg", path.read_bytes()[:2000])
+    archive = tmp_path / "garden.zip"
+    zip_a_leaking_garden(archive)
     with Visitor(browser, server) as visitor:
         page = visitor.open("data", **{"import": "new"})
         page.locator("input[type=file]").set_input_files(archive)
-        expect(page.get_by_text("2 classes, 51 pictures")).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_text("2 classes, 52 pictures")).to_be_visible(timeout=PATIENT_MS)
         fill(page, "Name", "garden")
         page.get_by_role("button", name="Import", exact=True).click()
-        expect(page.get_by_text("garden: 2 classes, 40 images to learn from, 10 to be checked with.")).to_be_visible(
+        expect(page.get_by_text("garden: 2 classes, 40 images to learn from, 11 to be checked with.")).to_be_visible(
             timeout=PATIENT_MS
         )
-        expect(page.get_by_text("1 of 51 images is damaged and was left out: garden/daisy/broken.jpg.")).to_be_visible()
+        expect(
+            page.get_by_text("1 of 52 images is damaged and was left out: garden/train/daisy/broken")
+        ).to_be_visible()
         visitor.picture("imported")
+
+        page.get_by_role("button", name="Look at it").click()
+        address_has(page, dataset="garden")
+        expect(page.get_by_role("heading", name="garden", level=1)).to_be_visible()
+        settle(page)
+        page.get_by_role("tab", name="Doctor").click()
+        expect(page.get_by_text("1 picture is on both sides of the split")).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_text(f"daisy · validation · {EVIL_NAME}")).to_be_visible()
+        expect(page.get_by_text("1 picture was left out at the import")).to_be_visible()
+        visitor.picture("doctor")
+        page.get_by_role("button", name="Keep it in training only").click()
+        expect(page.get_by_text("1 picture left out.")).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_text("1 picture is on both sides of the split")).to_have_count(0)
+        page.get_by_role("button", name="Undo").click()
+        expect(page.get_by_text("1 picture is on both sides of the split")).to_be_visible(timeout=PATIENT_MS)
+        page.get_by_role("button", name="Keep it in training only").click()
+        expect(page.get_by_text("1 picture left out.")).to_be_visible(timeout=PATIENT_MS)
+        page.get_by_role("button", name="Check the labels").click()
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible(timeout=PATIENT_MS)
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0, timeout=TRAINING_MS)
+        expect(page.get_by_text("No network was asked")).to_have_count(0)
+        visitor.picture("doctor-labels")
+
         page.get_by_role("link", name="Train on it").click()
         expect(page.get_by_role("combobox", name="Data set")).to_have_value("garden", timeout=PATIENT_MS)
+        visitor.open("train", **QUICK, dataset="garden", epochs="2")
+        run = launch(page)
+        expect(badge(page, "succeeded")).to_be_visible(timeout=TRAINING_MS)
+        assert store_of(server).run(run).config["dataset"] == "garden@4"  # mended, undone, mended
+        page.get_by_role("link", name="Classify with it").click()
+        page.wait_for_url(re.compile(rf"/predict\?model={run}$"))
+        upload(page, [sorted((FLOWERS / "tulips").iterdir())[0]])
+        expect(page.get_by_test_id("stHtml").locator("figcaption > div")).to_have_count(2, timeout=PATIENT_MS)
+        assert visitor.complaints == []
+
+
+def zip_a_leaking_garden(archive: Path) -> None:
+    """Write two classes with a split; validation has a mirrored copy of a picture to learn from, oddly named."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for label in ("daisy", "tulips"):
+            for number, path in enumerate(sorted((FLOWERS / label).iterdir())):
+                file.write(path, f"garden/{'train' if number < 20 else 'val'}/{label}/{path.name}")
+        leak = sorted((FLOWERS / "daisy").iterdir())[0].read_bytes()
+        file.writestr(f"garden/val/daisy/{EVIL_NAME}", copies(leak)["mirrored and smaller"])
+        file.writestr("garden/train/daisy/broken.jpg", leak[:2000])
 
 
 def test_drawings_are_classified_and_become_a_data_set(browser: "Browser", server: LiveServer) -> None:

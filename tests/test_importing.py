@@ -21,6 +21,7 @@ from dlkit.config import parse
 from dlkit.data.dataset import is_here, open_dataset
 from dlkit.data.images import image_digest, read_image
 from dlkit.data.importing import Report, import_pictures, open_source
+from dlkit.data.looks import Album
 from dlkit.data.plans import make_plan
 from dlkit.data.shelf import delete_import, free_name, sweep_imports
 from dlkit.data.split import draw_validation
@@ -29,6 +30,7 @@ from dlkit.runs import service
 from dlkit.runs.records import State
 from dlkit.settings import settings
 from tests.archive_maker import Member, by_hand, picture, zipped
+from tests.photos import copies, flower
 
 PETS = {
     f"{label}/{number}.png": picture(10 * place + number) for place, label in enumerate("cd") for number in range(6)
@@ -85,7 +87,13 @@ def test_files_are_called_by_their_content_and_nothing_else_is_written(tmp_path,
     stored = [path for path in folder.rglob("*") if path.is_file() and path.parent.name == "images"]
     assert {path.name for path in stored} == {image_digest(data) for data in PETS.values()}
     assert all(image_digest(path.read_bytes()) == path.name for path in stored)
-    assert sorted(path.name for path in folder.iterdir()) == ["images", "manifest-1.json", "set.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "images",
+        "looks.bin",
+        "manifest-1.json",
+        "set.json",
+        "thumbnails.bin",
+    ]
     assert leftovers(home) == [folder.name]
 
 
@@ -184,6 +192,28 @@ def test_hostile_archive_with_honest_images_writes_nothing_outside(tmp_path, hom
     assert report.sentences()[1].startswith("2 files have a name that leads out of its folder and were left out")
     new = {path for path in set(tmp_path.rglob("*")) - before if path.name != "photos.zip"}
     assert all(path == home or home in path.parents for path in new)
+
+
+def test_copies_of_a_photograph_stay_on_one_side_whatever_was_made_of_them(tmp_path):
+    photos = {f"{label}/{number}": flower(number, label) for label in ("daisy", "roses") for number in range(6)}
+    content = {f"{name} {what}.jpg": data for name, photo in photos.items() for what, data in copies(photo).items()}
+    imported(tmp_path, content, seed=3)
+    dataset = open_dataset("pets")
+    sides = [
+        {part.name(index).rpartition("/")[2][0:1] + part.name(index)[0] for index in range(len(part))}
+        for part in (dataset.train, dataset.val)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0]) + len(sides[1]) == len(photos)
+
+
+def test_each_picture_is_seen_once_and_has_a_thumbnail(tmp_path, home):
+    imported(tmp_path, {**PETS, "c/copy.png": PETS["c/0.png"]})
+    (folder,) = (path for path in (home / "datasets").iterdir() if path.is_dir())
+    album = Album(folder)
+    assert len(album.records) == len(PETS)
+    for row in album.rows_of(map(image_digest, PETS.values())):
+        assert album.thumbnail(row).size == (8, 8)
 
 
 def test_thousand_classes_are_imported(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dlkit.data.importing import VAL_SHARE, ImportProgress, Kept, Report, keep_all
 from dlkit.data.layouts import image_path
+from dlkit.data.looks import append_album
 from dlkit.data.plans import Plan
 from dlkit.data.shelf import check_room, staging, sweep_imports
 from dlkit.data.sources import Ledger, Source
@@ -84,6 +85,7 @@ def _put(base: Version, new: list[Kept], title: str, folder: Path, identity: str
     def bring(target: Path) -> None:
         for path in paths:
             os.replace(folder / path, target / path)
+        append_album(folder, target)
 
     change = f"{len(new):,} {'picture' if len(new) == 1 else 'pictures'} added from {title}."
     pictures = (*base.pictures, *(one.picture() for one in new))

@@ -32,6 +32,8 @@ MOST_SCANS = 50  # of a JPEG: each takes the time of a whole picture, and an emp
 PROGRESSIVE_SHARE = 0.5  # of the megapixels: a progressive JPEG is decoded in up to three times the memory
 LARGE_MEGAPIXELS = 12  # pictures beyond are decoded one at a time, whoever asks
 BAND_PIXELS = 1 << 20  # that are converted at a time
+SMALL_SIDE = 128  # pixels of the short side of a small copy at most, and more than half of them if the picture has
+AVERAGED = ("L", "RGB", "CMYK")  # modes whose pixels may be averaged as they are
 SAME_COLOUR = 3  # of 255: how far a profile may lie from sRGB and yet count as sRGB
 
 _FORMAT_STARTS = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II\*\0|MM\0\*", re.DOTALL)
@@ -78,13 +80,14 @@ class Picture:
     is_first_of_many: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Looks:
-    """What a picture is, upright, in pixels; `is_first_of_many` as in Picture."""
+    """What a picture is, upright, in pixels, and a small RGB copy of it; `is_first_of_many` as in Picture."""
 
     width: int
     height: int
     is_first_of_many: bool
+    small: Image.Image
 
 
 def read_image(
@@ -123,7 +126,7 @@ def read_thumbnail(path: Path, side: int) -> bytes:
 
 
 def check_picture(source: bytes | Path | BinaryIO, *, name: str | None = None) -> Looks:
-    """Decode a picture as `read_picture` does, with what that raises, but keep no second copy of its pixels."""
+    """Decode a picture as `read_picture` does, with what that raises, but make no second copy of all its pixels."""
     return _decoded(source, name, None, None, _looks)
 
 
@@ -132,9 +135,10 @@ def _picture(image: Image.Image, data: bytes) -> Picture:
 
 
 def _looks(image: Image.Image, data: bytes) -> Looks:
-    _converter(image)(image.crop((0, 0, 1, 1)))  # raises for a mode that cannot be converted
-    width, height = image.size[::-1] if _turn(image) in SIDEWAYS else image.size
-    return Looks(width, height, _has_more(image, data))
+    turn = _turn(image)
+    width, height = image.size[::-1] if turn in SIDEWAYS else image.size
+    small = _small(image)
+    return Looks(width, height, _has_more(image, data), small if turn is None else small.transpose(turn))
 
 
 def _decoded(
@@ -169,6 +173,11 @@ def _decoded(
             return use(image, data)
         except Exception as error:  # Pillow's decoders raise a dozen types, SyntaxError and struct.error among them
             raise _damaged(shown) from error
+
+
+def looks_of(image: Image.Image) -> Looks:
+    """Return the looks of an RGB picture that was read already."""
+    return Looks(*image.size, False, _small(image))
 
 
 def image_digest(data: bytes) -> str:
@@ -329,6 +338,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             rgb.paste(convert(image.crop(box)), box)
     rgb.info = {}
     return rgb
+
+
+def _small(image: Image.Image) -> Image.Image:
+    """Return a small RGB copy; where colours cannot be averaged it has every second, third, … pixel."""
+    convert, factor = _converter(image), -(-min(image.size) // SMALL_SIDE)
+    if image.mode in AVERAGED:
+        part = image.reduce(factor)
+    else:
+        width, height = (-(-side // factor) for side in image.size)
+        part = image.resize((width, height), Image.Resampling.NEAREST)
+    small = convert(part)
+    small.info = {}
+    return small
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:

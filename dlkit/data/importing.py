@@ -1,8 +1,8 @@
 """Bring pictures of one's own into the data folder: every one checked, kept by its content, visible when all are there.
 
 A set is a folder that nobody has named: `images/DIGEST` with the files as they came, `manifest-1.json` with classes,
-splits and names, and `set.json`, by which the catalog knows it. A later version is another manifest over the same
-images.
+splits and names, `set.json`, by which the catalog knows it, and what was seen of each image, with a thumbnail. A later
+version is another manifest over the same images.
 """
 
 import json
@@ -20,9 +20,11 @@ from typing import Any
 
 from dlkit import files, machine
 from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME
-from dlkit.data.images import Looks, check_picture, image_digest
+from dlkit.data.duplicates import duplicate_pairs, groups_of
+from dlkit.data.images import check_picture, image_digest
 from dlkit.data.labels import Labelled
 from dlkit.data.layouts import image_path, manifest_name
+from dlkit.data.looks import Album, Seen, album_writer, look_at
 from dlkit.data.manifests import Picture, record_version, write_manifest
 from dlkit.data.plans import Plan
 from dlkit.data.shelf import check_room, free_name, names_alone, staging, sweep_imports
@@ -75,18 +77,18 @@ class Kept:
     planned: Labelled
     digest: str
     size: int
-    looks: Looks
+    width: int
+    height: int
+    is_first_of_many: bool
 
     def picture(self) -> Picture:
         """Return the row of a manifest that it becomes once it has a split."""
-        planned, looks = self.planned, self.looks
+        planned = self.planned
         assert planned.split is not None, "every picture is given one"
-        return Picture(
-            self.digest, planned.label, planned.split, planned.file.name, self.size, looks.width, looks.height
-        )
+        return Picture(self.digest, planned.label, planned.split, planned.file.name, self.size, self.width, self.height)
 
 
-Results = list[tuple[Labelled, Kept | ImageError]]
+Results = list[tuple[Labelled, tuple[Kept, Seen] | ImageError]]
 
 
 def open_source(path: Path) -> Source:
@@ -105,7 +107,8 @@ def import_pictures(
 ) -> Generator[ImportProgress, None, Report]:
     """Check and keep the pictures of a plan as the data set `name`; to cancel is to stop asking.
 
-    Pictures without a split are divided by class, copies of one staying together. `identity`, 32 digits that nobody
+    Pictures without a split are divided by class, copies of one staying together, also those that are resized,
+    compressed again or mirrored. `identity`, 32 digits that nobody
     else uses, becomes the folder's name: by it an asker knows whether the set is there already.
 
     Raises DatasetError where the name is taken, the room for imports is used up, or too little is left of the pictures,
@@ -119,7 +122,7 @@ def import_pictures(
         try:
             kept, ledger = yield from keep_all(source, plan, folder)
             yield ImportProgress("keeping", len(plan.pictures), len(plan.pictures))
-            kept, remarks = _divided(plan, kept, ledger, val_share, seed)
+            kept, remarks = _divided(plan, kept, ledger, _groups(folder, kept), val_share, seed)
             report = _report(name, plan, kept, ledger.close(), remarks)
             _write(folder, name, plan, kept, report, seed)
             with names_alone():
@@ -135,17 +138,33 @@ def import_pictures(
 
 def keep_all(source: Source, plan: Plan, folder: Path) -> Generator[ImportProgress, None, tuple[list[Kept], Ledger]]:
     """Check every picture in some threads, and write those that are whole; in the order of the plan."""
-    ledger, kept, done = Ledger(plan.left_out), [], 0
+    ledger, kept, known, done = Ledger(plan.left_out), list[Kept](), set[str](), 0
     (folder / "images").mkdir()
-    for handful in _in_threads(partial(_keep_some, source, folder), plan.pictures):
-        for planned, result in handful:
-            if isinstance(result, Kept):
-                kept.append(result)
-            else:
-                ledger.add(result.reason, planned.file.name, "images")
-        done += len(handful)
-        yield ImportProgress("checking", done, len(plan.pictures))
+    with album_writer(folder) as album:
+        for handful in _in_threads(partial(_keep_some, source, folder), plan.pictures):
+            for planned, result in handful:
+                if isinstance(result, ImageError):
+                    ledger.add(result.reason, planned.file.name, "images")
+                    continue
+                one, seen = result
+                kept.append(one)
+                if one.digest not in known:
+                    album.add(seen)
+                    known.add(one.digest)
+            done += len(handful)
+            yield ImportProgress("checking", done, len(plan.pictures))
     return kept, ledger
+
+
+def _groups(folder: Path, kept: Sequence[Kept]) -> list[str]:
+    """Return for each picture the least digest among its copies, so that it does not depend on names or order."""
+    album = Album(folder)
+    rows = album.rows_of(one.digest for one in kept)
+    first = groups_of(len(kept), duplicate_pairs(album.records[rows]))
+    names: dict[int, str] = {}
+    for one, group in zip(kept, first.tolist(), strict=True):
+        names[group] = min(names.get(group, one.digest), one.digest)
+    return [names[group] for group in first.tolist()]
 
 
 def _in_threads(
@@ -175,21 +194,22 @@ def _keep_some(source: Source, folder: Path, pictures: Sequence[Labelled]) -> Re
     return results
 
 
-def _keep(source: Source, folder: Path, planned: Labelled) -> Kept:
+def _keep(source: Source, folder: Path, planned: Labelled) -> tuple[Kept, Seen]:
     data = source.read(planned.file, round(settings().max_image_mb * 1e6))
     looks = check_picture(data, name=planned.file.name)
     digest = image_digest(data)
     with suppress(FileExistsError), (folder / image_path(digest)).open("xb", buffering=0) as file:
         file.write(data)  # unless a copy of it is there
-    return Kept(planned, digest, len(data), looks)
+    kept = Kept(planned, digest, len(data), looks.width, looks.height, looks.is_first_of_many)
+    return kept, look_at(looks.small, digest, looks.width, looks.height)
 
 
 def _divided(
-    plan: Plan, kept: list[Kept], ledger: Ledger, val_share: float, seed: int
+    plan: Plan, kept: list[Kept], ledger: Ledger, groups: Sequence[str], val_share: float, seed: int
 ) -> tuple[list[Kept], tuple[str, ...]]:
     """Give every picture a split, and return remarks about classes; DatasetError where too little is left."""
-    drawn = [one for one in kept if one.planned.split is None]
-    is_val = draw_validation([one.planned.label for one in drawn], [one.digest for one in drawn], val_share, seed)
+    drawn = [(one.planned.label, group) for one, group in zip(kept, groups, strict=True) if one.planned.split is None]
+    is_val = draw_validation([label for label, _ in drawn], [group for _, group in drawn], val_share, seed)
     splits = iter("val" if flag else "train" for flag in is_val)
     kept = [
         one if one.planned.split else replace(one, planned=replace(one.planned, split=next(splits))) for one in kept
@@ -204,7 +224,7 @@ def _divided(
         remarks.append(f"Nothing to learn from is left of these classes, so they are left out: {_some(gone)}.")
     if learnt - checked and not any("no image to be checked with" in remark for remark in remarks):
         remarks.append(f"These classes have no image to be checked with: {_some(learnt - checked)}.")
-    if moving := [one.planned.file.name for one in kept if one.looks.is_first_of_many]:
+    if moving := [one.planned.file.name for one in kept if one.is_first_of_many]:
         remarks.append(f"Of animations and files of several pages the first picture is taken: {_some(moving)}.")
     return kept, tuple(remarks)
 

@@ -21,10 +21,13 @@ from dlkit import files, machine
 from dlkit.catalog.backbones import BACKBONES
 from dlkit.config import FinetuneConfig, parse
 from dlkit.data import adding, importing
+from dlkit.data.cases import look, open_case
 from dlkit.data.copying import open_copy
-from dlkit.data.dataset import prepare
+from dlkit.data.dataset import open_dataset, prepare
+from dlkit.data.doctor import copies_in
 from dlkit.data.fetch import FetchProgress
 from dlkit.data.importing import ImportProgress, Report
+from dlkit.data.opinions import write_opinions
 from dlkit.data.plans import Plan, make_plan, read_labels_of
 from dlkit.data.sources import Source
 from dlkit.data.uploads import drop_upload, open_upload
@@ -395,12 +398,36 @@ def _follow_import(steps: Generator[ImportProgress, None, Report], reporter: Rep
         reporter.say(Progress(f"{step.phase} images", step.done / step.total))
 
 
+def examine_pictures(run: Run, reporter: Reporter) -> dict[str, Any]:
+    """Look at the pictures of a data set that nobody has looked at, and keep what a backbone thinks of them."""
+    name, backbone = run.config["dataset"], run.config["backbone"]
+    for done, total in look(name):
+        _heed(reporter)
+        reporter.say(Progress("looking at pictures", done / total))
+    if backbone is None:
+        return {}
+    if not has_weights(BACKBONES[backbone]):
+        _follow(fetch_weights(BACKBONES[backbone]), reporter)
+    reporter.say(Progress("loading PyTorch"))
+    from dlkit.engine import suspects  # heavy: torch is imported here
+
+    case = open_case(name)
+    for thought in suspects.think(case, open_dataset(name), backbone, copies_in(case)):
+        _heed(reporter)
+        reporter.say(thought.progress)
+        if thought.opinions is not None:
+            write_opinions(case, thought.opinions)
+            return {"suspects": int(thought.opinions.is_suspect.sum())}
+    raise AssertionError("the examination ended without an opinion")
+
+
 TASKS: dict[Kind, Callable[[Run, Reporter], dict[str, Any]]] = {
     Kind.FINETUNE: finetune,
     Kind.FETCH: fetch,
     Kind.FIND: find,
     Kind.MEASURE: measure,
     Kind.IMPORT: import_images,
+    Kind.DOCTOR: examine_pictures,
 }
 
 

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     FIND = "find"  # a learning rate
     MEASURE = "measure"  # what the parts of a training cost
     IMPORT = "import"  # pictures that were sent
+    DOCTOR = "doctor"  # what is wrong with a data set
 
 
 class Slot(StrEnum):
@@ -52,7 +53,7 @@ class Slot(StrEnum):
 
     GPU = "gpu"
     CPU = "cpu"
-    NETWORK = "network"  # downloads and imports: they need no torch
+    NETWORK = "network"  # downloads, imports, looks at pictures: they need no torch
 
 
 class Priority(IntEnum):

@@ -173,7 +173,9 @@ def submit_find(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_U
     Where one for such settings waits or is at work, that one is returned. Of those that have ended the last ones stay.
     """
     config = _searched(values if isinstance(values, FinetuneConfig) else parse(values))
-    return _queue_once(Kind.FIND, f"Learning rate · {config.name}", config, actor)
+    return _queue_once(
+        Kind.FIND, f"Learning rate · {config.name}", config.model_dump(mode="json"), _slot_for(config), actor
+    )
 
 
 def submit_measure(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCAL_USER) -> Run:
@@ -186,7 +188,8 @@ def submit_measure(values: Mapping[str, Any] | FinetuneConfig, actor: str = LOCA
     if known is not None and known.is_active:
         return known
     title = f"Measure · {BACKBONES[config.backbone].title}"
-    return _queue_once(Kind.MEASURE, title, _measured(config, config.strategy), actor)
+    measured = _measured(config, config.strategy)
+    return _queue_once(Kind.MEASURE, title, measured.model_dump(mode="json"), _slot_for(measured), actor)
 
 
 def latest_measure(config: FinetuneConfig) -> Run | None:
@@ -202,17 +205,35 @@ def _measured_by(run: Run) -> FinetuneConfig | None:
     return None
 
 
-def _queue_once(kind: Kind, name: str, config: FinetuneConfig, actor: str) -> Run:
-    """Queue a job that keeps no file, unless the same waits or is at work; forget all but the last of its kind."""
-    needs, known = _slot_for(config), store().list_runs(kind)
-    settings_of_it = config.model_dump(mode="json")
+def _queue_once(kind: Kind, name: str, config: Mapping[str, Any], needs: Slot, actor: str) -> Run:
+    """Queue a job that keeps no model, unless the same waits or is at work; forget all but the last of its kind."""
+    known = store().list_runs(kind)
     for run in known:
-        if not run.has_ended and run.config == settings_of_it:
+        if not run.has_ended and run.config == config:
             return resume(run.id, actor) if run.state == State.PAUSED else run
     for run in [run for run in known if run.has_ended][KEPT_SEARCHES - 1 :]:
         with contextlib.suppress(RunError):  # somebody else was quicker
             delete(run.id)
-    return _queue(kind, name[:NAME_LETTERS], settings_of_it, needs, actor)
+    return _queue(kind, name[:NAME_LETTERS], config, needs, actor)
+
+
+def submit_doctor(dataset: str, backbone: str | None = None, actor: str = LOCAL_USER) -> Run:
+    """Queue a look at the pictures of a data set, and with a backbone its opinion of their labels, too.
+
+    Where the same waits or is at work, that one is returned. UnknownChoice where there is no such set or backbone.
+    """
+    entry = dataset_entry(dataset)
+    if backbone is not None:
+        choose(BACKBONES, backbone, "backbone")
+    needs = Slot.NETWORK if backbone is None else Slot.GPU if machine.describe().gpus else Slot.CPU
+    config = {"dataset": entry.pinned, "backbone": backbone}
+    return _queue_once(Kind.DOCTOR, f"Examine {entry.title}", config, needs, actor)
+
+
+def latest_doctor(dataset: str) -> Run | None:
+    """Return the newest examination of this version of a data set."""
+    pinned = dataset_entry(dataset).pinned
+    return next((run for run in store().list_runs(Kind.DOCTOR) if run.config.get("dataset") == pinned), None)
 
 
 def latest_find(config: FinetuneConfig) -> Run | None:

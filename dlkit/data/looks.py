@@ -159,7 +159,9 @@ def _laplacian(grey: np.ndarray) -> float:
     """Return how strong the Laplacian of a uint8 picture (H, W) is: the root of its mean square."""
     if min(grey.shape) < 3:
         return 0.0
-    values = grey.astype(np.float32)
-    across = values[:, 2:] + values[:, :-2]
-    found = (4 * values[1:-1, 1:-1] - across[1:-1] - values[:-2, 1:-1] - values[2:, 1:-1]).ravel()
-    return math.sqrt(float(found @ found) / len(found))
+    values = grey.astype(np.int16)  # the smallest type that holds it is the quickest
+    found = values[1:-1, 1:-1] * 4
+    for neighbours in (values[1:-1, 2:], values[1:-1, :-2], values[:-2, 1:-1], values[2:, 1:-1]):
+        found -= neighbours
+    flat = found.ravel().astype(np.float32)
+    return math.sqrt(float(flat @ flat) / len(flat))

@@ -119,6 +119,7 @@ def show_seen(dataset: Dataset) -> None:
     st.image(sheet, alt="One batch after augmentation")
 
 
+link.follow("dataset", "import", "into")
 chosen = st.query_params.get("dataset")
 if "import" in st.query_params:
     importing.show_import()

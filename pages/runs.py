@@ -12,7 +12,7 @@ from dlkit.figures.results import confusion_figure
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import WAITING, Kind, Run, State
 from dlkit.words import duration, escape_markdown, number, percent
-from pages.parts import finder, pictures, races
+from pages.parts import finder, link, pictures, races
 from pages.parts.notices import show_empty, show_error, show_state, told
 from pages.parts.progress import follow, points_of, show_bar
 from pages.parts.steering import act, show_failure, show_refusal, show_verbs
@@ -354,6 +354,7 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+link.follow("run")
 chosen = st.query_params.get("run")
 if chosen is None:
     show_list()

@@ -705,7 +705,7 @@ def test_zip_of_photographs_becomes_a_data_set_that_is_mended_trained_on_and_use
         ).to_be_visible()
         visitor.picture("imported")
 
-        page.get_by_role("button", name="Look at it").click()
+        page.get_by_role("link", name="Look at it").click()
         address_has(page, dataset="garden")
         expect(page.get_by_role("heading", name="garden", level=1)).to_be_visible()
         settle(page)
@@ -770,6 +770,30 @@ def test_drawings_are_classified_and_become_a_data_set(browser: "Browser", serve
         page.get_by_text("That is all").click()
         expect(page.get_by_text("2 classes, 4 pictures")).to_be_visible(timeout=PATIENT_MS)
         visitor.picture("drawn")
+
+
+def test_links_on_a_page_move_its_address_and_back_returns(
+    browser: "Browser", server: LiveServer, trained: str
+) -> None:
+    from playwright.sync_api import expect
+
+    with Visitor(browser, server) as visitor:
+        page = visitor.open("data")
+        for link, name, text in (("Open", "dataset", "flowers-mini"), ("Import your own", "import", "new")):
+            page.get_by_role("link", name=link).first.click()
+            address_has(page, **{name: text})
+            expect(page.get_by_role("heading", name="Data", exact=True)).to_have_count(0, timeout=PATIENT_MS)
+            page.get_by_role("link", name="All data sets").click()
+            page.wait_for_function("() => location.search === ''")
+            expect(page.get_by_role("heading", name="Data", exact=True)).to_be_visible(timeout=PATIENT_MS)
+        page.go_back()
+        address_has(page, **{"import": "new"})
+        expect(page.get_by_role("heading", name="Import", exact=True)).to_be_visible(timeout=PATIENT_MS)
+        page = visitor.open("runs")
+        page.locator(f"a[href*='{trained}']").first.click()
+        address_has(page, run=trained)
+        page.get_by_role("link", name="All runs").click()
+        page.wait_for_function("() => location.search === ''")
 
 
 def stroke(page: "Page", *points: tuple[int, int]) -> None:

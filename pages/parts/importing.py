@@ -76,13 +76,7 @@ def show_end(run: Run) -> None:
         if name in DATASETS:
             with st.container(horizontal=True):
                 parameters = {"dataset": name}
-                st.button(  # Streamlit 1.67 leaves the address as it is when a link leads to the page that it is on
-                    "Look at it",
-                    icon=":material/photo_library:",
-                    key="look_at_import",
-                    on_click=st.query_params.from_dict,
-                    args=(parameters,),
-                )
+                st.page_link("data.py", label="Look at it", icon=":material/photo_library:", query_params=parameters)
                 st.page_link("train.py", label="Train on it", icon=":material/model_training:", query_params=parameters)
     elif run.state == State.FAILED:
         st.error(escape_markdown(run.failure or "This failed."), icon=":material/error:")

@@ -13,6 +13,23 @@ import streamlit as st
 from dlkit.errors import UnknownChoice
 from pages.parts.notices import show_error
 
+FOLLOWED = "followed"
+
+
+def follow(*names: str) -> None:
+    """Bring the browser's address after a link to the page that it is on, by the parameters that such links set.
+
+    Streamlit 1.67 runs the page with the link's parameters and leaves the address as it was, so that the next touch
+    of the page would go back. Called before anything is drawn; an address that is right already stays so.
+    """
+    asked = {name: st.query_params[name] for name in names if name in st.query_params}
+    if st.session_state.get(FOLLOWED) != asked:
+        if asked:
+            st.query_params.update(asked)
+        elif not st.query_params:
+            st.query_params.clear()
+    st.session_state[FOLLOWED] = asked
+
 
 def named(key: str, options: Collection[str], default: str) -> str:
     """Return the choice as it stands, also before its widget is drawn; the default where the URL names no choice."""

@@ -52,7 +52,10 @@ def show_dataset(entry: DatasetEntry) -> None:
     facts[1].metric("Training pictures", count(entry.train_images))
     facts[2].metric("Validation pictures", count(entry.val_images))
     facts[3].metric("Short side", f"{entry.image_size} px", help="Typical; the model sees squares of its own size.")
-    facts[4].metric("Download", size(entry.download_mb) if entry.download_mb else "none")
+    if entry.folder:
+        facts[4].metric("Version", entry.version)
+    else:
+        facts[4].metric("Download", size(entry.download_mb) if entry.download_mb else "none")
     st.caption(f"Licence: {escape_markdown(entry.licence)} · Source: {escape_markdown(entry.source)}")
     if not is_here(entry.name):
         show_fetch("dataset", entry.name, entry.title, entry.download_mb)

@@ -48,7 +48,7 @@ from dlkit.data.weights import has_weights
 from dlkit.descent import asked
 from dlkit.descent.race import race
 from dlkit.descent.verdicts import verdict
-from dlkit.errors import ConfigError, DlkitError, RunError
+from dlkit.errors import ConfigError, DatasetError, DlkitError, RunError
 from dlkit.estimate import estimate
 from dlkit.runs import artifacts, service
 from dlkit.runs.records import Kind, Priority, Run, State
@@ -178,6 +178,8 @@ def _print_newest(name: str, as_json: bool) -> None:
 def export_dataset(options: argparse.Namespace) -> None:
     """Write a version of an imported data set as a zip that can be imported again."""
     version, target = open_version(options.name), Path(options.path)
+    if target.exists():
+        raise DatasetError(f"{target} is there already. Choose another name, or remove it.")
     export_zip(version, target)
     done = {"name": version.name, "version": version.number, "file": str(target)}
     _print_json(done) if options.json else print(target)
@@ -738,7 +740,8 @@ def _add_curating(datasets: Any) -> None:
     }
     made = {name: _command(datasets, name, command) for name, command in verbs.items()}
     for parser_of_verb in made.values():
-        parser_of_verb.add_argument("name", help="an imported data set; NAME@2 is its second version")
+        more = "" if parser_of_verb is made["delete"] else "; NAME@2 is its second version"
+        parser_of_verb.add_argument("name", help=f"an imported data set{more}")
     editing = made["edit"]
     for flag, values in (("--relabel", ("PICTURE", "CLASS")), ("--move", ("PICTURE", "SPLIT"))):
         editing.add_argument(flag, nargs=2, metavar=values, action="append", default=[], help="of a picture")

@@ -4,6 +4,7 @@ import streamlit as st
 
 from dlkit.catalog.augmentations import AUGMENTATIONS, MIXINGS
 from dlkit.catalog.datasets import DATASETS, DatasetEntry
+from dlkit.catalog.imported import VERSION_MARK
 from dlkit.config import parse
 from dlkit.data.dataset import Dataset, is_here
 from dlkit.errors import UnknownChoice
@@ -78,7 +79,7 @@ def show_dataset(entry: DatasetEntry) -> None:
         )
         with st.container(horizontal=True):
             importing.show_copy(entry)
-            if entry.folder:
+            if entry.folder and VERSION_MARK not in entry.name:  # one version is not deleted alone
                 importing.show_delete(entry.name)
 
 

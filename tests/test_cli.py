@@ -208,6 +208,8 @@ def test_set_is_edited_restored_and_its_versions_are_told(pets):
         ("compare", "pets@1", "pets@2"),
         ("export", "flowers-mini", "x.zip"),
         ("export", "pets", "/nowhere/x.zip"),
+        ("export", "pets", __file__),
+        ("delete", "pets@1"),
         ("versions", "flowers-mini"),
         ("copy", "cifar-10", "mine"),
         ("copy", "pets", "shapes"),

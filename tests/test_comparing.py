@@ -8,6 +8,7 @@ from dlkit.data.comparing import compare
 from dlkit.data.edits import Drop, Merge, Move, Relabel, Rename
 from dlkit.data.manifests import Picture
 from dlkit.data.versions import Version, edit, open_version, restore
+from dlkit.errors import DatasetError
 from tests.test_importing import PETS, imported
 from tests.test_versions import ROOMY, rows_of
 
@@ -60,6 +61,13 @@ def test_class_that_was_merged_into_one_that_is_there_is_relabelled(tmp_path):
     assert len(compare(first, edit("pets", [Merge(["a"], "b")])).relabelled) == 5
     restore("pets", 1)
     assert compare(first, edit("pets", [Relabel([row], "new")])).renamed == {}
+
+
+def test_versions_of_two_sets_are_not_compared(tmp_path):
+    imported(tmp_path, PETS)
+    imported(tmp_path, PETS, "others")
+    with pytest.raises(DatasetError, match="pets and others are two data sets"):
+        compare(open_version("pets"), open_version("others"))
 
 
 def test_copies_of_one_name_are_told_apart(tmp_path):

@@ -176,6 +176,23 @@ def test_look_goes_on_where_it_was_left(tmp_path):
     assert next(look("pets"))[1] == total - done
 
 
+def test_who_comes_while_somebody_looks_waits_and_does_nothing_twice():
+    first, second = look("shapes"), look("shapes")
+    next(first)
+    assert next(second) == (0, 480)
+    assert next(first)[0] > 0
+    assert list(first)[-1] == (480, 480)
+    assert list(second) == []
+    assert open_case("shapes").unseen == 0
+
+
+def test_opinions_of_another_format_are_none(tmp_path):
+    imported(tmp_path, HEALTHY)
+    case = open_case("pets")
+    np.savez(case.folder / f"opinions-{BACKBONE}.npz", version=1)
+    assert read_opinions(case, BACKBONE) is None
+
+
 def test_set_of_the_catalog_is_looked_at_too(home):
     case = open_case("shapes")
     assert (case.version, case.unseen, len(case)) == (0, 480, 480)

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import time
 import tracemalloc
 import zipfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -156,6 +158,13 @@ def test_names_that_some_systems_take_for_one_are_told_apart():
     unlike = Unlike()
     found = [unlike.name(name) for name in ("Cat", "cat", "CAT (2)", "cat", "ﬁn", "fin")]
     assert found == ["Cat", "cat (2)", "CAT (2) (2)", "cat (3)", "ﬁn", "fin (2)"]
+
+
+def test_names_that_differ_in_capitals_are_told_apart_quickly():
+    unlike, started = Unlike(), time.process_time()
+    names = ["".join(letters) for letters in product(*zip("abcdefghijklm", "ABCDEFGHIJKLM", strict=True))]
+    assert len({unlike.name(name).casefold() for name in names}) == len(names) == 8192
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("WEBP", "webp"),

@@ -106,6 +106,20 @@ def test_album_without_files_is_empty_and_half_a_record_is_no_record(tmp_path):
     assert Album(tmp_path).rows_of([image_digest(flower(1))]).tolist() == [1]
 
 
+def test_record_whose_thumbnail_was_not_written_is_seen_anew(tmp_path):
+    with album_writer(tmp_path) as writer:
+        for number in range(3):
+            writer.add(seen(flower(number)))
+    path = tmp_path / "thumbnails.bin"
+    path.write_bytes(path.read_bytes()[: -len(seen(flower(2)).thumbnail) - 5])  # all of the last, some of the second
+    assert len(Album(tmp_path).records) == 1
+    with album_writer(tmp_path) as writer:
+        writer.add(seen(flower(1)))
+    album = Album(tmp_path)
+    assert album.rows_of([image_digest(flower(number)) for number in range(3)]).tolist() == [0, 1, -1]
+    assert album.thumbnail(1).size == check_picture(flower(1)).small.size
+
+
 def test_icon_is_the_whole_picture_in_a_square():
     image = Image.new("L", (640, 320), 0)
     image.paste(255, (320, 0, 640, 320))

@@ -7,6 +7,7 @@ versions of it; for any other in the folder `doctor`, by the set's fingerprint.
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dlkit import machine
+from dlkit import locks, machine
 from dlkit.catalog.datasets import dataset_entry
-from dlkit.data.dataset import open_dataset
+from dlkit.data.dataset import Dataset, open_dataset
 from dlkit.data.images import check_picture, looks_of
 from dlkit.data.layouts import image_path, manifest_name
 from dlkit.data.looks import LOOKS_NAME, Album, Seen, album_writer, look_at, pixel_digest
@@ -28,6 +29,7 @@ from dlkit.data.versions import open_version
 from dlkit.errors import ImageError
 from dlkit.settings import settings
 
+WAIT_SECONDS = 0.2  # between two looks whether somebody else is done
 HANDFUL = 64  # pictures that are looked at between two reports
 
 
@@ -156,11 +158,29 @@ def _look_at_version(name: str) -> Iterator[tuple[int, int]]:
 
 
 def _look_at_splits(name: str) -> Iterator[tuple[int, int]]:
-    """Look at all pictures of a set that was not imported; what was seen is there when all of it is."""
+    """Look at all pictures of a set that was not imported; what was seen is there when all of it is.
+
+    Who comes while somebody looks waits for that.
+    """
     dataset, case = open_dataset(name), open_case(name)
     aside = case.folder.with_name(f".{case.folder.name}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    path = aside.with_name(f"{aside.name}.lock")
+    while (lock := locks.try_lock(path)) is None:
+        yield 0, len(case)
+        time.sleep(WAIT_SECONDS)
+    with lock:
+        try:
+            if open_case(name).unseen:
+                yield from _fill_album(dataset, case.folder, aside)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _fill_album(dataset: Dataset, folder: Path, aside: Path) -> Iterator[tuple[int, int]]:
+    """Look at all pictures, and put what was seen into `folder` when it is whole."""
     shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
-    aside.mkdir(parents=True)
+    aside.mkdir()
     try:
         with album_writer(aside) as writer:
 
@@ -174,9 +194,9 @@ def _look_at_splits(name: str) -> Iterator[tuple[int, int]]:
                 for index in range(len(part))
             ]
             yield from _look_at(works, write)
-        case.folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for path in aside.iterdir():
-            os.replace(path, case.folder / path.name)
+            os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

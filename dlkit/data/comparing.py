@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dlkit.data.manifests import Picture
 from dlkit.data.versions import Version, keys_of
+from dlkit.errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ class Comparison:
 
 
 def compare(before: Version, after: Version) -> Comparison:
-    """Tell what is different in the version `after`; a picture is known by its content and its name."""
+    """Tell what is different in the version `after`; a picture is known by its content and its name.
+
+    DatasetError for versions of two sets.
+    """
+    if before.folder != after.folder:
+        raise DatasetError(f"{before.name} and {after.name} are two data sets. Compare two versions of one.")
     old = dict(zip(keys_of(before.pictures), before.pictures, strict=True))
     new = dict(zip(keys_of(after.pictures), after.pictures, strict=True))
     pairs = [Pair(old[key], picture) for key, picture in new.items() if key in old]

@@ -93,12 +93,16 @@ class Unlike:
 
     def name(self, wanted: str) -> str:
         """Return the name, with a number behind it where it is taken."""
-        name = wanted
-        while (key := unicodedata.normalize("NFKC", name).casefold()) in self._taken:
-            self._numbers[wanted] += 1
-            name = f"{wanted} ({self._numbers[wanted]})"
+        name, folded = wanted, _folded(wanted)
+        while (key := _folded(name)) in self._taken:
+            self._numbers[folded] += 1
+            name = f"{wanted} ({self._numbers[folded]})"
         self._taken.add(key)
         return name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 class _Window:

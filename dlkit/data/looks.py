@@ -83,8 +83,7 @@ class Album:
 
     def __init__(self, folder: Path) -> None:
         self._thumbnails, path = folder / THUMBNAILS_NAME, folder / LOOKS_NAME
-        count = path.stat().st_size // RECORD.itemsize if path.is_file() else 0  # the last may be half
-        self.records = np.memmap(path, RECORD, "r", shape=(count,)) if count else np.zeros(0, RECORD)
+        self.records = _whole_records(path, self._thumbnails)
 
     def rows_of(self, digests: Iterable[str]) -> np.ndarray:
         """Return for each picture its row, int64 (N,); −1 where it has none."""
@@ -113,8 +112,9 @@ class AlbumWriter:
     """Adds to the files of a folder; for one thread at a time, and one process."""
 
     def __init__(self, folder: Path) -> None:
+        whole = len(_whole_records(folder / LOOKS_NAME, folder / THUMBNAILS_NAME))
         self._looks, self._thumbnails = (folder / LOOKS_NAME).open("ab"), (folder / THUMBNAILS_NAME).open("ab")
-        self._looks.truncate(self._looks.tell() // RECORD.itemsize * RECORD.itemsize)  # what a killed one left
+        self._looks.truncate(whole * RECORD.itemsize)  # a process that was killed may have left half of one
 
     def add(self, seen: Seen) -> None:
         """Write one picture's looks and thumbnail."""
@@ -144,6 +144,21 @@ def album_writer(folder: Path) -> Iterator[AlbumWriter]:
         yield writer
     finally:
         writer.close()
+
+
+def _whole_records(looks: Path, thumbnails: Path) -> np.ndarray:
+    """Return the records, RECORD (N,), up to the first that is not whole or whose thumbnail is not.
+
+    Thumbnails follow one another in the order of the records, so only the last ones may point beyond the file's end.
+    """
+    count = looks.stat().st_size // RECORD.itemsize if looks.is_file() else 0
+    if not count:
+        return np.zeros(0, RECORD)
+    records = np.memmap(looks, RECORD, "r", shape=(count,))
+    end = thumbnails.stat().st_size if thumbnails.is_file() else 0
+    while count and records["start"][count - 1] + records["length"][count - 1] > end:
+        count -= 1
+    return records[:count]
 
 
 def _thumbnail(small: Image.Image) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 from dlkit import files
 from dlkit.data.cases import Case
 
+COLUMNS = ("version", "digests", "labels", "guesses", "own", "best", "distances", "is_suspect")
 BACKBONE = "efficientnet-lite0"  # whose opinion is asked unless another is named: its weights come along
 
 
@@ -59,8 +60,8 @@ def read_opinions(case: Case, backbone: str) -> Opinions | None:
     """Return what this backbone thought of the pictures, those among them that are as they were; None where nothing."""
     try:
         with np.load(_path(case, backbone), allow_pickle=False) as kept:
-            columns = {name: kept[name] for name in kept.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            columns = {name: kept[name] for name in COLUMNS}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
     known = zip(map(bytes, columns["digests"]), columns["labels"].tolist(), strict=True)
     rows = {key: row for row, key in enumerate(known)}

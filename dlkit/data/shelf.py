@@ -90,6 +90,10 @@ def delete_import(name: str) -> None:
     It is gone by one rename. Whether a run uses it is not looked at here.
     """
     entry = dataset_entry(name)
+    if VERSION_MARK in name:
+        raise DatasetError(
+            f"{name} is one version, and none is deleted alone. Delete the whole set, by its name alone."
+        )
     if not entry.folder:
         raise DatasetError(f"{entry.title} was not imported, so it cannot be deleted. Only imported data sets can.")
     folder = settings().folder("datasets")

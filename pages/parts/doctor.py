@@ -37,9 +37,9 @@ def show_doctor(entry: DatasetEntry) -> None:
     if version is not None:
         curating.show_outcome(history(entry.name)[0], entry)
     show_missing(entry, case, opinions)
-    if not findings:
+    if not findings and not case.unseen:
         st.success("Nothing was found.", icon=":material/check:")
-    elif version is None:
+    elif findings and version is None:
         st.caption("Of a copy of your own, or of the newest version of one, what is found can be mended at a press.")
     for finding in findings:
         with st.container(border=True):

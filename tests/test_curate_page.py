@@ -112,6 +112,12 @@ def test_classes_are_renamed_and_merged(pets):
     assert open_version("pets").classes == ("both", "c")
 
 
+def test_class_in_a_table_that_can_be_downloaded_is_no_formula(pets):
+    edit("pets", [Rename("a", "=1+1")])
+    assert list(curating(curate="classes").dataframe[0].value["class"]) == ["'=1+1", "b", "c"]
+    assert list(curating(curate="versions").dataframe[0].value["class"]) == ["'=1+1", "a"]
+
+
 def test_class_that_is_gone_is_no_filter_any_more(pets):
     app = all_found(curating(curate_class="a"))
     app.selectbox(key="curate_to_class").set_value("b").run()

@@ -159,6 +159,11 @@ def test_hostile_names_are_shown_letter_by_letter():
     assert EVIL not in "\n".join(str(box.value) for box in [*app.markdown, *app.success, *app.caption])
 
 
+def test_class_in_a_table_that_can_be_downloaded_is_no_formula():
+    app = sent(zipped({f"=HYPERLINK(1)/{number}.png": picture(number) for number in (1, 2)} | PETS))
+    assert list(app.dataframe[0].value["class"]) == ["'=HYPERLINK(1)", "c", "d"]
+
+
 def test_import_that_fails_or_is_cancelled_says_so():
     _, run = imported(sent(zipped(PETS)))
     worked(run, service.cancel)

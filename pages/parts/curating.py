@@ -18,7 +18,7 @@ from dlkit.data.shelf import pinned, set_name
 from dlkit.data.thumbnails import thumbnails
 from dlkit.data.versions import Past, Version, edit, history, open_version, restore
 from dlkit.errors import DlkitError
-from dlkit.words import count, escape_markdown
+from dlkit.words import count, escape_csv, escape_markdown
 from pages.parts import link, picker
 
 PARTS = {"pictures": "Pictures", "classes": "Classes", "splits": "Splits", "versions": "Versions"}
@@ -169,7 +169,7 @@ def show_class_forms(version: Version) -> None:
         st.multiselect("Classes", version.classes, key=merged)
         st.text_input("Their name", key="merge_to", max_chars=100)
         change_button("Merge", "merge", version, lambda: [Merge(st.session_state[merged], state("merge_to"))])
-    rows = [{"class": name, **of_each} for name, of_each in version.counts().items()]
+    rows = [{"class": escape_csv(name), **of_each} for name, of_each in version.counts().items()]
     st.dataframe(rows, hide_index=True, width="stretch", alt="Pictures of each class in each split")
 
 
@@ -237,7 +237,11 @@ def show_comparison(version: Version, numbers: list[int]) -> None:
         after = link.choose(st.selectbox, "To version", names, key="compare_to", default=names[0])
     found = comparison_of(version.name, version.folder.name, int(before), int(after))
     st.markdown("\n".join(f"- {escape_markdown(line)}" for line in found.sentences() or ["Nothing is different."]))
-    rows = [{"class": name, "before": old, "after": new} for name, (old, new) in found.counts.items() if old != new]
+    rows = [
+        {"class": escape_csv(name), "before": old, "after": new}
+        for name, (old, new) in found.counts.items()
+        if old != new
+    ]
     if rows:
         st.dataframe(rows, hide_index=True, width="stretch", alt="Classes with another number of pictures")
     notes = [

@@ -15,7 +15,7 @@ from dlkit.data.uploads import drop_upload, keep_upload, labelled, open_upload
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
 from dlkit.settings import settings
-from dlkit.words import count, escape_markdown, size
+from dlkit.words import count, escape_csv, escape_markdown, size
 from pages.parts import drawing, link
 from pages.parts.notices import told
 from pages.parts.progress import follow
@@ -194,7 +194,7 @@ def show_counts(plan: Plan) -> None:
         f"**{classes}, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
         f"{escape_markdown(plan.layout)}."
     )
-    rows = [{"class": name, **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
+    rows = [{"class": escape_csv(name), **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
     st.dataframe(rows, hide_index=True, width="stretch")
     if len(counts) > CLASSES_SHOWN:
         st.caption(f"The first {CLASSES_SHOWN} classes are shown.")

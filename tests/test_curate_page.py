@@ -1,8 +1,10 @@
 """Curating on the page Data: what is chosen and changed, what is told and undone, and names that stay names."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dlkit.catalog.datasets import DATASETS
@@ -11,6 +13,7 @@ from dlkit.data.versions import edit, history, open_version
 from dlkit.runs import service
 from dlkit.runs.records import Kind, State
 from dlkit.settings import settings
+from pages.parts import picker
 from tests.archive_maker import picture, zipped
 from tests.test_importing import imported
 from tests.test_pages import errors, opened, plain, sound, texts
@@ -39,6 +42,10 @@ def curating(name: str = "pets", **parameters: str) -> AppTest:
     return opened("data", dataset=name, tab="Curate", **parameters)
 
 
+def all_found(app: AppTest) -> AppTest:
+    return sound(app.segmented_control(key="curate_which").set_value("all").run())
+
+
 def pressed(app: AppTest, key: str) -> AppTest:
     return sound(app.button(key=key).click().run())
 
@@ -48,7 +55,7 @@ def success(app: AppTest) -> str:
 
 
 def test_found_pictures_are_relabelled_moved_and_left_out(pets):
-    app = curating(curate_class="a", curate_which="all")
+    app = all_found(curating(curate_class="a"))
     assert "5 of 15 pictures" in texts(app)
     app.text_input(key="curate_name").set_value("A/2").run()
     assert "1 of 15 pictures" in texts(app)
@@ -56,17 +63,17 @@ def test_found_pictures_are_relabelled_moved_and_left_out(pets):
     app = pressed(app, "curate_relabel")
     assert success(app) == "1 picture moved to b."
     assert open_version("pets").counts()["a"]["train"] + open_version("pets").counts()["a"]["val"] == 4
-    app = curating(curate_class="b", curate_split="train", curate_which="all", curate_name="b/")
+    app = all_found(curating(curate_class="b", curate_split="train", curate_name="b/"))
     app.selectbox(key="curate_to_split").set_value("test").run()
     app = pressed(app, "curate_move")
     assert success(app) == "4 pictures moved to the test split."
-    app = pressed(curating(curate_split="test", curate_which="all"), "curate_drop")
+    app = pressed(all_found(curating(curate_split="test")), "curate_drop")
     assert success(app) == "4 pictures left out."
     assert [past.number for past in history("pets")] == [4, 3, 2, 1]
 
 
 def test_change_is_undone(pets):
-    app = pressed(curating(curate_class="a", curate_which="all", curate_name="a/1"), "curate_drop")
+    app = pressed(all_found(curating(curate_class="a", curate_name="a/1")), "curate_drop")
     app = pressed(app, "curate_undo")
     assert success(app) == "As in version 1 again."
     assert open_version("pets").pictures == open_version("pets@1").pictures
@@ -105,8 +112,14 @@ def test_classes_are_renamed_and_merged(pets):
     assert open_version("pets").classes == ("both", "c")
 
 
+def test_class_in_a_table_that_can_be_downloaded_is_no_formula(pets):
+    edit("pets", [Rename("a", "=1+1")])
+    assert list(curating(curate="classes").dataframe[0].value["class"]) == ["'=1+1", "b", "c"]
+    assert list(curating(curate="versions").dataframe[0].value["class"]) == ["'=1+1", "a"]
+
+
 def test_class_that_is_gone_is_no_filter_any_more(pets):
-    app = curating(curate_class="a", curate_which="all")
+    app = all_found(curating(curate_class="a"))
     app.selectbox(key="curate_to_class").set_value("b").run()
     app = pressed(app, "curate_relabel")
     assert not errors(app)
@@ -115,7 +128,7 @@ def test_class_that_is_gone_is_no_filter_any_more(pets):
 
 
 def test_refused_change_is_said_and_changes_nothing(pets):
-    app = pressed(curating(curate_class="a", curate_split="train", curate_which="all"), "curate_drop")
+    app = pressed(all_found(curating(curate_class="a", curate_split="train")), "curate_drop")
     assert "no picture in the training split: a" in errors(app)[0]
     app = curating(curate="classes")
     app = pressed(app, "curate_rename")
@@ -124,7 +137,7 @@ def test_refused_change_is_said_and_changes_nothing(pets):
 
 
 def test_change_of_a_version_that_somebody_has_changed_is_refused_and_put_on_top_if_asked(pets):
-    app = curating(curate_class="a", curate_which="all", curate_name="a/1")
+    app = all_found(curating(curate_class="a", curate_name="a/1"))
     edit("pets", [Rename("c", "see")])
     app = pressed(app, "curate_drop")
     assert "pets has changed: version 2 is the newest, and this was version 1" in errors(app)[0]
@@ -132,6 +145,48 @@ def test_change_of_a_version_that_somebody_has_changed_is_refused_and_put_on_top
     app = pressed(app, "curate_on_top")
     assert success(app) == "1 picture left out."
     assert open_version("pets").classes == ("a", "b", "see")
+    app = pressed(app, "curate_undo")
+    assert success(app) == "As in version 2 again."
+    assert open_version("pets").pictures == open_version("pets@2").pictures
+
+
+def test_change_of_all_is_asked_for_each_time_and_says_of_how_many(pets):
+    app = curating(curate_which="all")
+    assert app.button(key="curate_drop").disabled
+    app = all_found(curating(curate_class="a", curate_name="a/1"))
+    assert "curate_which" not in app.query_params
+    assert app.button(key="curate_drop").label == "Leave out (1)"
+    app.selectbox(key="curate_to_split").set_value("test").run()
+    app = pressed(app, "curate_move")
+    assert app.segmented_control(key="curate_which").value == "chosen"
+    assert (app.button(key="curate_drop").label, app.button(key="curate_drop").disabled) == ("Leave out", True)
+
+
+def test_change_of_another_set_of_the_name_is_not_undone(pets, tmp_path):
+    app = curating(curate="classes")
+    app.text_input(key="rename_to").set_value("x").run()
+    app = pressed(app, "curate_rename")
+    assert app.button(key="curate_undo")
+    service.delete_dataset("pets")
+    imported(tmp_path, ROOMY)
+    edit("pets", [Drop([0])])
+    app = sound(app.run())
+    assert "curate_undo" not in [button.key for button in app.button]
+
+
+def test_choice_is_forgotten_when_other_pictures_are_drawn_in_between(monkeypatch):
+    drawn: list[str] = []
+    state: dict[str, object] = {}
+    monkeypatch.setattr(picker, "_component", lambda data, **_: drawn.append(data["mark"]))
+    monkeypatch.setattr(st, "session_state", state)
+    picker.show([], "a", key="grid")
+    state["grid"] = SimpleNamespace(chosen={"mark": drawn[-1], "places": [1, 2]})
+    picker.show([], "a", key="grid")
+    assert picker.chosen(key="grid") == [1, 2]
+    for mark in ("b", "a"):
+        picker.show([], mark, key="grid")
+        assert picker.chosen(key="grid") == []
+    assert len(set(drawn)) == 3
 
 
 def test_set_is_split_anew(pets):
@@ -172,7 +227,7 @@ def test_names_are_names_on_every_part(tmp_path, part):
     app = curating(EVIL, curate=part)
     shown = [*app.title, *app.markdown, *app.caption, *app.success, *app.info, *app.error]
     assert not [element.value for element in shown if EVIL in str(element.value) or "**b**" in str(element.value)]
-    app = curating(EVIL, curate_class=EVIL, curate_which="all")
+    app = all_found(curating(EVIL, curate_class=EVIL))
     assert app.selectbox(key="curate_class").value == EVIL
     assert not errors(app)
 

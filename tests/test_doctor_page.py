@@ -89,6 +89,15 @@ def test_what_was_not_looked_at_is_said_and_looked_at_on_demand(pets):
     assert "1 picture is on both sides of the split" in texts(seen_by_doctor())
 
 
+def test_nothing_is_said_to_be_well_before_it_was_looked_at(tmp_path):
+    imported(tmp_path, HEALTHY)
+    assert "Nothing was found." in texts(seen_by_doctor())
+    (open_version("pets").folder / "looks.bin").unlink()
+    app = seen_by_doctor()
+    assert "were not looked at yet." in texts(app)
+    assert not app.success
+
+
 def test_labels_are_checked_by_a_worker_and_suspects_shown(pets):
     app = seen_by_doctor()
     assert "No network was asked about labels and outliers yet." in texts(app)

@@ -1,15 +1,19 @@
 """Importing on the page Data: what is sent is shown as what it would become, and only then imported, by a worker."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dlkit.catalog.datasets import DATASETS
+from dlkit.data.dataset import open_dataset
+from dlkit.data.drawings import read_drawing
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run
 from dlkit.settings import settings
 from tests.archive_maker import Member, by_hand, picture, zipped
+from tests.test_drawings import address, sheet
 from tests.test_pages import errors, opened, plain, sound, texts
 from tests.test_uploads import FLAT, PETS, TABLE, worked
 
@@ -71,6 +75,44 @@ def test_what_is_sent_is_kept_once_however_often_the_page_is_drawn(home):
     assert not list((home / "uploads").iterdir())
 
 
+def drawn(shots: list[tuple[str, str]]) -> AppTest:
+    """Return the page after so many drawings, each a class and what the pad sends, were kept and said to be all."""
+    app = opened("data", **{"import": "new", "way": "pad"})
+    for label, drawing in shots:
+        app.session_state["sent_drawing"] = drawing
+        app.text_input(key="shot_class").set_value(label).run()
+    return sound(app.toggle(key="shots_done").set_value(True).run())
+
+
+def scribbles(number: int) -> list[str]:
+    return [address(sheet((20, 20 + 30 * place, 200, 250))) for place in range(number)]
+
+
+def test_class_of_drawings_may_be_called_anything(home):
+    labels = [".net", "..", "a:b", "C:\\x", "desktop.ini", "train", "test", "__MACOSX", "a/b", '=HYPERLINK("x";"y")']
+    labels += ["00001", "file", "label", "sep=;", "'=1", "a;b;c", 'x"y', "://", EVIL]
+    app = drawn([(label, content) for label in labels for content in scribbles(2)])
+    assert not errors(app)
+    assert f"{len(labels)} classes, {2 * len(labels)} pictures" in texts(app)
+    app, run = imported(app)
+    worked(run)
+    assert set(open_dataset("pets").classes) == set(labels)
+
+
+def test_drawing_in_the_place_of_one_that_was_taken_away_is_kept(home):
+    first, second, third, other = scribbles(4)
+    app = drawn([("a", first), ("a", second), ("b", third), ("b", third)])
+    app.toggle(key="shots_done").set_value(False).run()
+    app = sound(app.button(key="unshot").click().run())
+    app.session_state["sent_drawing"] = other
+    app = sound(app.toggle(key="shots_done").set_value(True).run())
+    lot = app.session_state["lot"][1]
+    (kept,) = (home / "uploads").iterdir()
+    assert kept.stem == lot
+    with zipfile.ZipFile(kept) as archive:
+        assert archive.read("00003.png") == read_drawing(other)
+
+
 def test_label_file_is_chosen():
     app = sent(zipped({**FLAT, "labels.csv": TABLE, "other.csv": TABLE.replace(b"a\n", b"z\n")}))
     app.selectbox(key="labels").set_value("other.csv").run()
@@ -115,6 +157,11 @@ def test_hostile_names_are_shown_letter_by_letter():
     app = opened("data", **{"import": run.id})
     assert EVIL in texts(app)
     assert EVIL not in "\n".join(str(box.value) for box in [*app.markdown, *app.success, *app.caption])
+
+
+def test_class_in_a_table_that_can_be_downloaded_is_no_formula():
+    app = sent(zipped({f"=HYPERLINK(1)/{number}.png": picture(number) for number in (1, 2)} | PETS))
+    assert list(app.dataframe[0].value["class"]) == ["'=HYPERLINK(1)", "c", "d"]
 
 
 def test_import_that_fails_or_is_cancelled_says_so():

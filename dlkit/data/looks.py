@@ -92,20 +92,22 @@ class Album:
 
     def thumbnail(self, row: int) -> Image.Image:
         """Return a picture's thumbnail, RGB; a grey square of one that could not be read."""
-        if not self.records["length"][row]:
-            return Image.new("RGB", (SMALL_SIDE, SMALL_SIDE), "grey")
-        return Image.open(io.BytesIO(self._jpeg(row))).convert("RGB")
+        if jpeg := self.jpeg(row):
+            return Image.open(io.BytesIO(jpeg)).convert("RGB")
+        return Image.new("RGB", (SMALL_SIDE, SMALL_SIDE), "grey")
 
     def seen(self, row: int) -> Seen:
         """Return what was seen of a picture."""
         *fields, _, _, icon = _PACKED.unpack(self.records[row].tobytes())
-        return Seen._make((*fields, icon, self._jpeg(row)))
+        return Seen._make((*fields, icon, self.jpeg(row)))
 
-    def _jpeg(self, row: int) -> bytes:
+    def jpeg(self, row: int) -> bytes:
+        """Return a picture's thumbnail, a JPEG; nothing of one that could not be read or is being written just now."""
         record = self.records[row]
         with self._thumbnails.open("rb") as file:
             file.seek(int(record["start"]))
-            return file.read(int(record["length"]))
+            content = file.read(int(record["length"]))
+        return content if len(content) == record["length"] else b""
 
 
 class AlbumWriter:

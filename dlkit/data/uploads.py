@@ -3,6 +3,8 @@
 A zip that was sent is kept as it is; other files are put into one, so that no name that a browser sends becomes a path.
 """
 
+import csv
+import io
 import secrets
 import shutil
 import time
@@ -16,6 +18,7 @@ from dlkit.data.sources import Loose
 from dlkit.data.zips import Zip
 from dlkit.errors import DatasetError
 from dlkit.settings import settings
+from dlkit.words import escape_csv
 
 KEPT_SECONDS = 24 * 3600  # of what nobody imports
 
@@ -47,6 +50,21 @@ def keep_upload(uploads: Sequence[tuple[str, BinaryIO]]) -> str:
     finally:
         (folder / f".{lot}.tmp").unlink(missing_ok=True)
     return lot
+
+
+def labelled(pictures: Sequence[tuple[str, bytes]], ending: str) -> list[tuple[str, BinaryIO]]:
+    """Return pictures, each a class and the content of a file, as files to keep: numbered, and a label file.
+
+    So a class may be called anything, as it is no part of a name.
+    """
+    table = io.StringIO(newline="")
+    rows = csv.writer(table)
+    rows.writerow(("file", "label"))
+    files: list[tuple[str, BinaryIO]] = []
+    for number, (label, content) in enumerate(pictures):
+        files.append((f"{number:05}{ending}", io.BytesIO(content)))
+        rows.writerow((files[-1][0], escape_csv(label)))
+    return [*files, ("labels.csv", io.BytesIO(table.getvalue().encode()))]
 
 
 def open_upload(lot: str, title: str) -> Zip:

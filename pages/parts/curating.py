@@ -18,7 +18,7 @@ from dlkit.data.shelf import pinned, set_name
 from dlkit.data.thumbnails import thumbnails
 from dlkit.data.versions import Past, Version, edit, history, open_version, restore
 from dlkit.errors import DlkitError
-from dlkit.words import count, escape_markdown
+from dlkit.words import count, escape_csv, escape_markdown
 from pages.parts import link, picker
 
 PARTS = {"pictures": "Pictures", "classes": "Classes", "splits": "Splits", "versions": "Versions"}
@@ -43,7 +43,7 @@ class Outcome:
 def show_curate(entry: DatasetEntry) -> None:
     """Show what can be changed in an imported set, and what was."""
     past, name = history(entry.name), set_name(entry.name)
-    show_outcome(past[0], name)
+    show_outcome(past[0], entry)
     if entry.version != past[0].number:
         st.info(
             f"This is version {entry.version}. Changes are made on the newest, version {past[0].number}.",
@@ -99,7 +99,7 @@ def show_pictures(version: Version) -> None:
     rows = found[(page - 1) * AT_ONCE : page * AT_ONCE]
     mark = f"{version.folder.name} {version.number} {' '.join(map(str, rows))}"
     picker.show(cells(version, rows), mark, key=PICKER)
-    show_picture_actions(version, found, rows, mark)
+    show_picture_actions(version, found, rows)
 
 
 def show_pages(pages: int, key: str) -> int:
@@ -120,30 +120,33 @@ def cells(version: Version, rows: Sequence[int]) -> list[dict[str, str]]:
     ]
 
 
-def show_picture_actions(version: Version, found: list[int], rows: list[int], mark: str) -> None:
+def show_picture_actions(version: Version, found: list[int], rows: list[int]) -> None:
     """Show what can be done with the chosen pictures, or with all that were found."""
-    which = link.choose(
-        st.segmented_control,
+    st.session_state.setdefault("curate_which", "chosen")  # in no link: it would make a press change all
+    which = st.segmented_control(
         "Change",
         list(WHICH),
         key="curate_which",
-        default="chosen",
+        required=True,
         format_func=lambda name: f"{WHICH[name]} ({count(len(found))})" if name == "all" else WHICH[name],
     )
 
     def wanted() -> list[int]:
-        return found if which == "all" else [rows[place] for place in picker.chosen(mark, key=PICKER)]
+        return found if which == "all" else [rows[place] for place in picker.chosen(key=PICKER)]
 
-    is_idle = which == "chosen" and not wanted()
+    def button(title: str, key: str, edits: Callable[[], list[Edit]]) -> None:
+        number = len(wanted())
+        change_button(f"{title} ({count(number)})" if number else title, key, version, edits, is_idle=not number)
+
     label, split, drop = st.columns([3, 3, 2], vertical_alignment="bottom")
     with label, st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox("Their class", version.classes, key="curate_to_class", accept_new_options=True)
-        change_button("Set class", "relabel", version, lambda: [Relabel(wanted(), state("curate_to_class"))], is_idle)
+        button("Set class", "relabel", lambda: [Relabel(wanted(), state("curate_to_class"))])
     with split, st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox("Their split", list(SPLIT_TITLES), key="curate_to_split", format_func=SPLITS.__getitem__)
-        change_button("Set split", "move", version, lambda: [Move(wanted(), state("curate_to_split"))], is_idle)
+        button("Set split", "move", lambda: [Move(wanted(), state("curate_to_split"))])
     with drop:
-        change_button("Leave out", "drop", version, lambda: [Drop(wanted())], is_idle)
+        button("Leave out", "drop", lambda: [Drop(wanted())])
     st.page_link(
         "data.py",
         label="Add pictures",
@@ -166,7 +169,7 @@ def show_class_forms(version: Version) -> None:
         st.multiselect("Classes", version.classes, key=merged)
         st.text_input("Their name", key="merge_to", max_chars=100)
         change_button("Merge", "merge", version, lambda: [Merge(st.session_state[merged], state("merge_to"))])
-    rows = [{"class": name, **of_each} for name, of_each in version.counts().items()]
+    rows = [{"class": escape_csv(name), **of_each} for name, of_each in version.counts().items()]
     st.dataframe(rows, hide_index=True, width="stretch", alt="Pictures of each class in each split")
 
 
@@ -234,7 +237,11 @@ def show_comparison(version: Version, numbers: list[int]) -> None:
         after = link.choose(st.selectbox, "To version", names, key="compare_to", default=names[0])
     found = comparison_of(version.name, version.folder.name, int(before), int(after))
     st.markdown("\n".join(f"- {escape_markdown(line)}" for line in found.sentences() or ["Nothing is different."]))
-    rows = [{"class": name, "before": old, "after": new} for name, (old, new) in found.counts.items() if old != new]
+    rows = [
+        {"class": escape_csv(name), "before": old, "after": new}
+        for name, (old, new) in found.counts.items()
+        if old != new
+    ]
     if rows:
         st.dataframe(rows, hide_index=True, width="stretch", alt="Classes with another number of pictures")
     notes = [
@@ -271,6 +278,8 @@ def change_button(
 def change(version: Version, edits: Callable[[], list[Edit]]) -> None:
     """Make an edit of the version that was shown; where that is not the newest any more, keep it for another press."""
     wanted = tuple(edits())
+    if "curate_which" in st.session_state:
+        st.session_state["curate_which"] = "chosen"  # a change of all is asked for each time
     make(version, lambda: edit(version.name, wanted, version.number), wanted)
 
 
@@ -292,10 +301,11 @@ def make(version: Version, write: Callable[[], Version], edits: Sequence[Edit] =
         st.session_state["curated"] = Outcome(version, refusal=str(error), edits=tuple(edits))
 
 
-def show_outcome(newest: Past, name: str) -> None:
+def show_outcome(newest: Past, entry: DatasetEntry) -> None:
     """Say what came of the last change, and offer to undo it, or to make it all the same where somebody was quicker."""
     outcome: Outcome | None = st.session_state.get("curated")
-    if outcome is None or outcome.seen.name != name:
+    name = set_name(entry.name)
+    if outcome is None or (outcome.seen.name, outcome.seen.folder.name) != (name, entry.folder):
         return
     if outcome.refusal:
         del st.session_state["curated"]
@@ -305,7 +315,7 @@ def show_outcome(newest: Past, name: str) -> None:
             st.button("Put it on top of the newest", key="curate_on_top", on_click=put_on_top, args=again)
     elif outcome.made == newest.number:
         st.success(escape_markdown(newest.change), icon=":material/check:")
-        back = (version_of(pinned(name, newest.number), outcome.seen.folder.name), outcome.seen.number)
+        back = (version_of(pinned(name, newest.number), entry.folder), newest.based_on)
         st.button("Undo", key="curate_undo", icon=":material/undo:", on_click=go_back, args=back)
 
 

@@ -12,7 +12,6 @@ from dlkit.data.cases import Case, open_case, traces
 from dlkit.data.doctor import Finding, Fix, Group, Severity
 from dlkit.data.edits import SPLIT_TITLES
 from dlkit.data.opinions import BACKBONE, Opinions, read_opinions
-from dlkit.data.shelf import set_name
 from dlkit.data.suspicions import examine, unexamined
 from dlkit.data.versions import Version, history
 from dlkit.runs import service
@@ -36,11 +35,11 @@ def show_doctor(entry: DatasetEntry) -> None:
     version = changeable(entry)
     case, opinions, findings = examined(entry)
     if version is not None:
-        curating.show_outcome(history(entry.name)[0], set_name(entry.name))
+        curating.show_outcome(history(entry.name)[0], entry)
     show_missing(entry, case, opinions)
-    if not findings:
+    if not findings and not case.unseen:
         st.success("Nothing was found.", icon=":material/check:")
-    elif version is None:
+    elif findings and version is None:
         st.caption("Of a copy of your own, or of the newest version of one, what is found can be mended at a press.")
     for finding in findings:
         with st.container(border=True):

@@ -1,27 +1,27 @@
 """Importing on a page: pictures are sent, what they would become is shown, and only then a data set is made of them."""
 
-from io import BytesIO
+from collections.abc import Hashable, Sequence
+from typing import BinaryIO
 
 import streamlit as st
-from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from dlkit.catalog.datasets import DATASETS, DatasetEntry
 from dlkit.data.dataset import open_dataset
 from dlkit.data.drawings import read_drawing
 from dlkit.data.plans import Plan, make_plan, read_labels_of
 from dlkit.data.shelf import check_room, set_name
-from dlkit.data.sources import TABLE_ENDINGS, class_name
-from dlkit.data.uploads import drop_upload, keep_upload, open_upload
+from dlkit.data.sources import LONGEST_PART, TABLE_ENDINGS, class_name
+from dlkit.data.uploads import drop_upload, keep_upload, labelled, open_upload
 from dlkit.runs import service
 from dlkit.runs.records import Kind, Run, State
 from dlkit.settings import settings
-from dlkit.words import count, escape_markdown, size
+from dlkit.words import count, escape_csv, escape_markdown, size
 from pages.parts import drawing, link
 from pages.parts.notices import told
 from pages.parts.progress import follow
 
 WAYS = {"files": "A zip, or pictures", "folder": "A folder", "camera": "The camera", "pad": "Drawings"}
-ONE_BY_ONE = {"camera": ("jpg", "photographs"), "pad": ("png", "drawings")}
+ONE_BY_ONE = {"camera": (".jpg", "photographs"), "pad": (".png", "drawings")}
 LAST_SHOWN = 12
 CLASSES_SHOWN = 200
 BY_LAYOUT = "Find it out"
@@ -95,55 +95,54 @@ def kept(way: str, fewest: int) -> tuple[str, str]:
         key=f"import_{way}",
         label_visibility="collapsed",
     )
-    return keep_once(uploads or [], [(upload.name, upload) for upload in uploads or []])
+    title = uploads[0].name if uploads and len(uploads) == 1 else f"{count(len(uploads or []))} files"
+    files = [(upload.name, upload) for upload in uploads or []]
+    return keep_once(tuple(upload.file_id for upload in uploads or []), files, title)
 
 
 def collected(way: str, fewest: int) -> tuple[str, str]:
     """Take photographs or drawings one by one, each into a class, of so many at least; return the lot of them."""
     ending, what = ONE_BY_ONE[way]
     shots: list[tuple[str, bytes]] = st.session_state.setdefault("shots", {}).setdefault(way, [])
-    label = st.text_input("Class", key="shot_class", placeholder="cup" if way == "camera" else "seven")
-    folder = "".join(" " if letter in "/\\" else letter for letter in label.strip())
-
-    def keep(content: bytes) -> None:
-        shots.append((f"{folder}/{len(shots):05}.{ending}", content))
-
+    hint = "cup" if way == "camera" else "seven"
+    typed = st.text_input("Class", key="shot_class", placeholder=hint, max_chars=LONGEST_PART)
+    label = class_name(typed) if typed.strip() else ""
     if way == "camera":
-        shot = st.camera_input("Photograph", key=f"shot_{len(shots)}", disabled=not folder)
+        shot = st.camera_input("Photograph", key=f"shot_{len(shots)}", disabled=not label)
         if shot is not None:
-            keep(shot.getvalue())
+            shots.append((label, shot.getvalue()))
             st.rerun()
-    elif folder:
+    elif label:
         if sent := st.session_state.pop("sent_drawing", ""):
-            keep(read_drawing(sent))
+            shots.append((label, read_drawing(sent)))
         drawing.show(key="pad", button="Keep it", on_draw=lambda sent: st.session_state.update(sent_drawing=sent))
     else:
         st.caption("Write which class you draw, then draw.")
     if shots:
         last = shots[-LAST_SHOWN:]
-        st.image([content for _, content in last], [escape_markdown(name.partition("/")[0]) for name, _ in last], 56)
+        st.image([content for _, content in last], [escape_markdown(name) for name, _ in last], 56)
         st.button("Take the last one away", key="unshot", on_click=shots.__delitem__, args=[-1])
-    found = {name.partition("/")[0] for name, _ in shots}
+    found = {name for name, _ in shots}
     least = " Two of two classes are the least." if fewest > 1 else ""
     st.caption(f"{count(len(shots))} {what} of {len(found)} classes.{least}")
     if len(found) < fewest or not st.toggle("That is all", key="shots_done"):
         return "", ""
-    files = [(name, BytesIO(content)) for name, content in shots]
-    return keep_once([name for name, _ in shots], files)
+    return keep_once(tuple(shots), labelled(shots, ending), f"{count(len(shots))} {what}")
 
 
-def keep_once(marks: list[UploadedFile] | list[str], files: list[tuple[str, BytesIO]]) -> tuple[str, str]:
-    """Keep files once for this session, however often the page is drawn; what was kept before them is forgotten."""
-    key = tuple(getattr(mark, "file_id", mark) for mark in marks)
-    known, lot, title = st.session_state.get("lot", ((), "", ""))
+def keep_once(key: Hashable, files: Sequence[tuple[str, BinaryIO]], title: str) -> tuple[str, str]:
+    """Keep files once for this session, however often the page is drawn; what was kept before them is forgotten.
+
+    The key tells these files from any others.
+    """
+    known, lot, called = st.session_state.get("lot", ((), "", ""))
     if key == known:
-        return lot, title
+        return lot, called
     if lot:
         drop_upload(lot)
     st.session_state["lot"] = ((), "", "")
     if not files:
         return "", ""
-    title = files[0][0].rpartition("/")[2] if len(files) == 1 else f"{count(len(files))} files"
     with st.spinner("Keeping them"):
         st.session_state["lot"] = (key, keep_upload(files), title)
     return st.session_state["lot"][1:]
@@ -195,7 +194,7 @@ def show_counts(plan: Plan) -> None:
         f"**{classes}, {count(len(plan.pictures))} pictures**, {size(plan.bytes / 1e6)}; found by their "
         f"{escape_markdown(plan.layout)}."
     )
-    rows = [{"class": name, **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
+    rows = [{"class": escape_csv(name), **of_each} for name, of_each in list(counts.items())[:CLASSES_SHOWN]]
     st.dataframe(rows, hide_index=True, width="stretch")
     if len(counts) > CLASSES_SHOWN:
         st.caption(f"The first {CLASSES_SHOWN} classes are shown.")

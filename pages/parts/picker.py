@@ -85,11 +85,20 @@ def cell(source: str, label: str, note: str, name: str) -> dict[str, str]:
 
 def show(cells: Sequence[dict[str, str]], mark: str, *, key: str, fixed: bool = False) -> None:
     """Draw the pictures; `mark` tells these ones from others. Of `fixed` ones none can be chosen."""
-    data = {"pictures": list(cells), "mark": mark, "fixed": fixed}
+    last, number = st.session_state.get(f"{key}_drawn", ("", 0))
+    if mark != last:
+        st.session_state[f"{key}_drawn"] = mark, number + 1
+    data = {"pictures": list(cells), "mark": _drawing(key), "fixed": fixed}
     _component(data=data, key=key, on_chosen_change=lambda: None)
 
 
-def chosen(mark: str, *, key: str) -> list[int]:
-    """Return the places of the chosen pictures, from 0; none where others were drawn than those of this mark."""
+def chosen(*, key: str) -> list[int]:
+    """Return the places of the chosen pictures, from 0; none where others have been drawn since they were chosen."""
     found: Any = getattr(st.session_state.get(key), "chosen", None)
-    return list(found["places"]) if found and found["mark"] == mark else []
+    return list(found["places"]) if found and found["mark"] == _drawing(key) else []
+
+
+def _drawing(key: str) -> str:
+    """Return what tells this drawing from every other one: pictures that come back are drawn with none chosen."""
+    mark, number = st.session_state[f"{key}_drawn"]
+    return f"{number} {mark}"

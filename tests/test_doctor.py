@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from dlkit.data import importing
 from dlkit.data.cases import Case, look, open_case, traces
 from dlkit.data.dataset import open_dataset
 from dlkit.data.doctor import Finding, Severity, copies_in, examine_looks, leak_free
@@ -167,6 +168,16 @@ def test_what_an_import_left_out_is_told(tmp_path):
     _, found = findings_in(tmp_path, {"train/daisy/broken.jpg": flower(0)[:900]})
     assert found["left-out"].title == "1 picture was left out at the import"
     assert "train/daisy/broken.jpg" in found["left-out"].why
+
+
+def test_all_that_was_left_out_is_counted_where_only_some_names_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "KEPT_NAMES", 2)
+    _, found = findings_in(tmp_path, {f"train/daisy/broken {n}.jpg": flower(n)[:900] for n in range(5)})
+    assert found["left-out"].title == "5 pictures were left out at the import"
+    assert found["left-out"].why.startswith("5 images are damaged")
+    path = open_version("pets").folder / "manifest-1.json"
+    path.write_text(path.read_text().replace('"unnamed"', '"unknown"'))
+    assert again()[1]["left-out"].title == "2 pictures were left out at the import"
 
 
 def test_worst_comes_first(tmp_path):

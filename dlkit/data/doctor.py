@@ -13,7 +13,7 @@ import numpy as np
 
 from dlkit.data.cases import Case
 from dlkit.data.duplicates import FLAT, Likeness, duplicate_pairs, groups_of
-from dlkit.data.edits import MOST_SHARE, SPLIT_TITLES, Drop, Edit, Relabel, Resplit
+from dlkit.data.edits import MOST_SHARE, SPLIT_TITLES, Drop, Edit, Relabel, Resplit, check_share
 from dlkit.data.split import groups_to_draw
 
 TINY = 32  # pixels of the short side: backbones shrink a picture 32-fold, so less than one of their last cells
@@ -101,7 +101,7 @@ def pictures_of(number: int) -> str:
 
 def _left_out(case: Case) -> Iterable[Finding]:
     left_out = [one for one in case.left_out if one.what == "images"]
-    number = sum(len(one.names) for one in left_out)
+    number = sum(one.count for one in left_out)
     if number:
         title = f"{pictures_of(number)} {'was' if number == 1 else 'were'} left out at the import"
         why = " ".join(one.sentence() for one in left_out) + " Mend what should be in the set, and add it."
@@ -275,9 +275,10 @@ def _elsewhere(case: Case, group: np.ndarray) -> list[int]:
 def leak_free(case: Case, first: np.ndarray, share: float | None = None, seed: int = 0) -> Resplit:
     """Return the edit that divides an imported set anew, copies on one side as far as no class is then unchecked.
 
-    `first` is as of `copies_in`; without a `share` the set is divided as it is now.
+    `first` is as of `copies_in`; without a `share`, of which `check_share` must hold, it is divided as it is now.
     """
     share = _share(case) if share is None else share
+    check_share(share)
     names, members = _divide(case, first, share).groups, defaultdict[str, set[str]](set)
     for row in np.flatnonzero(case.album_rows >= 0).tolist():
         members[names[row]].add(_digest(case, row))

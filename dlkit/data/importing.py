@@ -266,7 +266,7 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
         "made_at": made_at,
         "made_by": f"import of {plan.title} ({plan.layout})",
         "seed": seed,
-        "left_out": [asdict(replace(one, names=one.names[:KEPT_NAMES])) for one in report.left_out],
+        "left_out": [asdict(_shortened(one)) for one in report.left_out],
         "remarks": report.remarks,
     }
     record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
@@ -277,6 +277,11 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
     os.sync()  # thousands of files at once: quicker than one after the other
     files.write_whole(folder / manifest_name(1), write_manifest(pictures, about))
     files.write_whole(folder / RECORD_NAME, json.dumps(record, ensure_ascii=False).encode())
+
+
+def _shortened(left_out: LeftOut) -> LeftOut:
+    names = left_out.names[:KEPT_NAMES]
+    return replace(left_out, names=names, unnamed=left_out.count - len(names))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -32,7 +32,7 @@ from dlkit.data.cases import Case, open_case
 from dlkit.data.comparing import compare
 from dlkit.data.copying import open_copy
 from dlkit.data.dataset import is_here
-from dlkit.data.doctor import Finding, Group
+from dlkit.data.doctor import Finding, Group, copies_in, leak_free
 from dlkit.data.edits import Drop, Edit, Merge, Move, Relabel, Rename, Resplit
 from dlkit.data.exporting import export_zip
 from dlkit.data.images import read_image
@@ -153,8 +153,13 @@ def _edits(options: argparse.Namespace, base: Version) -> list[Edit]:
         *(Drop(found) for found in together([(name, "") for name in options.drop]).values()),
         *(Rename(old, new) for old, new in options.rename),
         *(Merge(names[:-1], names[-1]) for names in options.merge),
-        *([] if options.resplit is None else [Resplit(_share(options.resplit), _seed(options))]),
+        *([] if options.resplit is None else [_resplit(options, base)]),
     ]
+
+
+def _resplit(options: argparse.Namespace, base: Version) -> Resplit:
+    case = open_case(pinned(base.name, base.number))
+    return leak_free(case, copies_in(case), _share(options.resplit), _seed(options))
 
 
 def _share(text: str) -> float:
@@ -253,7 +258,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
 
 def _told(what: Plan | Report) -> dict[str, Any]:
     def plain(one: LeftOut) -> dict[str, Any]:
-        return {"what": one.what, "reason": one.reason, "count": len(one.names), "names": one.names[:KEPT_NAMES]}
+        return {"what": one.what, "reason": one.reason, "count": one.count, "names": one.names[:KEPT_NAMES]}
 
     return {"left_out": [plain(one) for one in what.left_out], "remarks": what.remarks}
 

@@ -25,6 +25,12 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
+def film(first: int, last: int, frames: int = 31) -> list[bytes]:
+    """Return frames in which one photograph becomes another: each is like the next one, the ends are not alike."""
+    start, end = (opened(flower(number)).resize((240, 180)) for number in (first, last))
+    return [jpeg(Image.blend(start, end, step / (frames - 1)), 90) for step in range(frames)]
+
+
 def copies(data: bytes) -> dict[str, bytes]:
     """Return copies that differ from the file in every byte and show the same."""
     image = opened(data)

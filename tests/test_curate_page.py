@@ -15,6 +15,7 @@ from dlkit.runs.records import Kind, State
 from dlkit.settings import settings
 from pages.parts import picker
 from tests.archive_maker import picture, zipped
+from tests.photos import copies, flower
 from tests.test_importing import imported
 from tests.test_pages import errors, opened, plain, sound, texts
 from tests.test_uploads import worked
@@ -194,6 +195,19 @@ def test_set_is_split_anew(pets):
     app.slider(key="resplit_share").set_value(0.4).run()
     app = pressed(app, "curate_resplit")
     assert success(app) == "Split anew, 9 to learn from and 6 to be checked with."
+
+
+def test_copies_are_on_one_side_when_a_set_is_split_anew(tmp_path):
+    flowers = {f"{label}/{n}": flower(n, label) for label in ("daisy", "roses") for n in range(5)}
+    content = {f"{name} {what}.jpg": data for name, photo in flowers.items() for what, data in copies(photo).items()}
+    imported(tmp_path, content)
+    app = curating(curate="splits")
+    for key in ("0", "3"):
+        app.number_input(key="resplit_seed").set_value(int(key)).run()
+        app.slider(key="resplit_share").set_value(0.4).run()
+        app = pressed(app, "curate_resplit")
+        sides = {(one.name.split()[0], one.split) for one in open_version("pets").pictures}
+        assert len(sides) == len(flowers)
 
 
 def test_versions_are_listed_compared_and_one_comes_back(pets):

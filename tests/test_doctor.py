@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from dlkit.data import importing
 from dlkit.data.cases import Case, look, open_case, traces
 from dlkit.data.dataset import open_dataset
-from dlkit.data.doctor import Finding, Severity, copies_in, examine_looks
+from dlkit.data.doctor import Finding, Severity, copies_in, examine_looks, leak_free
+from dlkit.data.duplicates import Likeness
+from dlkit.data.edits import Move, Relabel
 from dlkit.data.opinions import BACKBONE, Opinions, read_opinions, write_opinions
 from dlkit.data.suspicions import examine, suspect_order, unexamined
 from dlkit.data.versions import edit, open_version, restore
-from tests.photos import copies, flower, jpeg, opened
+from tests.photos import copies, film, flower, jpeg, opened
 from tests.test_importing import imported
 
 DAISY, ROSE = opened(flower(0)), opened(flower(0, "roses"))
@@ -116,6 +119,40 @@ def test_of_copies_on_one_side_the_largest_is_kept(tmp_path):
     assert "train/daisy/larger.jpg" in after.names
 
 
+def test_of_a_film_only_what_is_like_a_kept_picture_is_dropped(tmp_path):
+    case, found = findings_in(tmp_path, {f"train/daisy/film {n:02}.jpg": data for n, data in enumerate(film(14, 15))})
+    likeness = Likeness(case.album.records[case.album_rows])
+    groups = [group.rows for group in found["near-copies"].groups]
+    assert len(groups) > 1
+    assert all(likeness.to_any(np.array(rows), np.array(rows[:1])).all() for rows in groups)
+    edit("pets", found["near-copies"].fixes[0].edits)
+    assert again()[1] == {}
+
+
+def test_copies_in_validation_and_test_stay_in_test_and_titles_say_so(tmp_path):
+    tested = {f"test/{label}/{n}.jpg": flower(n + 20, label) for label in ("daisy", "roses") for n in range(3)}
+    leaked = {"val/daisy/again.jpg": tested["test/daisy/1.jpg"]}
+    _, found = findings_in(tmp_path, {**tested, **leaked})
+    assert [fix.title for fix in found["leak"].fixes] == [
+        "Drop the copies outside of test",
+        "Split anew, copies on one side, 1 picture more for testing",
+    ]
+    edit("pets", found["leak"].fixes[0].edits)
+    assert again()[1] == {}
+    assert len(open_version("pets").rows("test")) == 6
+    assert len(open_version("pets").rows("val")) == 4
+    edit("pets", [Move([row], "val") for row in open_version("pets").rows("train")[1:-1]])
+    case = open_case("pets")
+    assert leak_free(case, copies_in(case)).share == 0.9
+
+
+def test_class_of_a_single_file_is_not_offered_to_be_split_anew(tmp_path):
+    alone = {f"train/tulips/{n}.jpg": flower(0, "tulips") for n in range(10)}
+    assert findings_in(tmp_path, alone)[1]["unchecked-classes"].fixes == ()
+    edit("pets", [Relabel(open_version("pets").find("roses")[:1], "tulips")])
+    assert [fix.title for fix in again()[1]["unchecked-classes"].fixes] == ["Split anew"]
+
+
 def test_classes_that_are_small_uneven_or_never_checked_are_told(tmp_path):
     many = {f"train/tulips/{number}.jpg": flower(number, "tulips") for number in range(60)}
     few = {f"train/<b>few/{number}.jpg": flower(number, "sunflowers") for number in range(3)}
@@ -131,6 +168,16 @@ def test_what_an_import_left_out_is_told(tmp_path):
     _, found = findings_in(tmp_path, {"train/daisy/broken.jpg": flower(0)[:900]})
     assert found["left-out"].title == "1 picture was left out at the import"
     assert "train/daisy/broken.jpg" in found["left-out"].why
+
+
+def test_all_that_was_left_out_is_counted_where_only_some_names_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "KEPT_NAMES", 2)
+    _, found = findings_in(tmp_path, {f"train/daisy/broken {n}.jpg": flower(n)[:900] for n in range(5)})
+    assert found["left-out"].title == "5 pictures were left out at the import"
+    assert found["left-out"].why.startswith("5 images are damaged")
+    path = open_version("pets").folder / "manifest-1.json"
+    path.write_text(path.read_text().replace('"unnamed"', '"unknown"'))
+    assert again()[1]["left-out"].title == "2 pictures were left out at the import"
 
 
 def test_worst_comes_first(tmp_path):

@@ -30,7 +30,7 @@ from dlkit.runs import service
 from dlkit.runs.records import State
 from dlkit.settings import settings
 from tests.archive_maker import Member, by_hand, picture, zipped
-from tests.photos import copies, flower
+from tests.photos import copies, film, flower
 
 PETS = {
     f"{label}/{number}.png": picture(10 * place + number) for place, label in enumerate("cd") for number in range(6)
@@ -207,6 +207,18 @@ def test_copies_of_a_photograph_stay_on_one_side_whatever_was_made_of_them(tmp_p
     assert len(sides[0]) + len(sides[1]) == len(photos)
 
 
+def test_film_of_a_class_is_divided_and_that_is_said(tmp_path):
+    films = {"daisy": film(0, 1), "roses": film(2, 3)}
+    report = imported(
+        tmp_path, {f"{label}/{n}.jpg": data for label, frames in films.items() for n, data in enumerate(frames)}
+    )
+    assert report.counts == {"train": 50, "val": 12, "test": 0}
+    assert report.remarks == (
+        "Nearly all pictures of these classes are like another one, as in a film, so alike pictures are on both sides "
+        "of the split: daisy, roses.",
+    )
+
+
 def test_each_picture_is_seen_once_and_has_a_thumbnail(tmp_path, home):
     imported(tmp_path, {**PETS, "c/copy.png": PETS["c/0.png"]})
     (folder,) = (path for path in (home / "datasets").iterdir() if path.is_dir())
@@ -366,6 +378,14 @@ def test_same_picture_under_two_labels_is_on_one_side():
 
 def test_class_of_copies_alone_is_for_training():
     assert draw_validation(["a"] * 5, ["1"] * 5, 0.2, 0) == [False] * 5
+
+
+def test_group_that_is_most_of_a_class_is_for_training():
+    labels, groups = ["a"] * 40, ["1"] * 30 + [str(number) for number in range(2, 12)]
+    for seed in range(20):
+        flags = draw_validation(labels, groups, 0.2, seed)
+        assert (sum(flags), any(flags[:30])) == (8, False)
+    assert sum(draw_validation(["a"] * 10, ["1"] * 5 + ["2"] * 5, 0.2, 0)) == 5
 
 
 def test_splits_of_the_source_are_kept(tmp_path):

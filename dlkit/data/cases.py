@@ -135,7 +135,7 @@ def _left_out(folder: Path) -> tuple[LeftOut, ...]:
     """Return what the import has left out; nothing where its manifest cannot be read any more."""
     try:
         told = json.loads((folder / manifest_name(1)).read_bytes())["left_out"]
-        return tuple(LeftOut(one["reason"], tuple(one["names"]), one["what"]) for one in told)
+        return tuple(LeftOut(one["reason"], tuple(one["names"]), one["what"], one.get("unnamed", 0)) for one in told)
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 

@@ -12,8 +12,9 @@ from enum import IntEnum
 import numpy as np
 
 from dlkit.data.cases import Case
-from dlkit.data.duplicates import FLAT, duplicate_pairs, groups_of
-from dlkit.data.edits import SPLIT_TITLES, Drop, Edit, Relabel, Resplit
+from dlkit.data.duplicates import FLAT, Likeness, duplicate_pairs, groups_of
+from dlkit.data.edits import MOST_SHARE, SPLIT_TITLES, Drop, Edit, Relabel, Resplit, check_share
+from dlkit.data.split import groups_to_draw
 
 TINY = 32  # pixels of the short side: backbones shrink a picture 32-fold, so less than one of their last cells
 LONG = 4  # times the short side: of such a picture the square in the middle, which a network sees, is a quarter
@@ -22,7 +23,7 @@ DARK, BRIGHT = 50, 205  # grey values: what lies wholly below or above uses a fi
 COMMON = 0.5  # of all pictures: a trait that more of them have is what the set is like, not what is wrong with it
 FEW_IN_CLASS = 10  # pictures to learn from: below, a class's accuracy is mostly chance
 UNEVEN = 10  # times the smallest class: beyond, a model gains by forgetting the small ones
-SPLIT_ORDER = ("train", "val", "test")  # of the copies of a picture the first of these is kept
+SPLIT_ORDER = ("train", "test", "val")  # of the copies of a picture those on the first of these sides are kept
 
 
 class Severity(IntEnum):
@@ -73,17 +74,16 @@ def examine_looks(case: Case) -> list[Finding]:
     looks = case.album.records[case.album_rows[seen]]
     is_whole = looks["width"] > 0
     rows, looks = seen[is_whole], looks[is_whole]
-    groups = _groups(copies_in(case))
-    found = [*_left_out(case), *_unreadable(seen[~is_whole]), *_copies(case, groups)]
-    return [*found, *_traits(rows, looks), *_class_sizes(case, groups)]
+    first = copies_in(case)
+    found = [*_left_out(case), *_unreadable(seen[~is_whole]), *_copies(case, first)]
+    return [*found, *_traits(rows, looks), *_class_sizes(case, first)]
 
 
 def copies_in(case: Case) -> np.ndarray:
-    """Return for each row the first that shows the same picture, int64 (N,)."""
-    first, seen = np.arange(len(case)), np.flatnonzero(case.album_rows >= 0)
+    """Return for each row the first that shows the same picture, or is joined to it by others, int64 (N,)."""
+    seen = np.flatnonzero(case.album_rows >= 0)
     whole = seen[case.album.records["width"][case.album_rows[seen]] > 0]
-    first[whole] = whole[groups_of(len(whole), duplicate_pairs(case.album.records[case.album_rows[whole]]))]
-    return first
+    return groups_of(len(case), whole[duplicate_pairs(case.album.records[case.album_rows[whole]])])
 
 
 def _groups(first: np.ndarray) -> list[np.ndarray]:
@@ -101,7 +101,7 @@ def pictures_of(number: int) -> str:
 
 def _left_out(case: Case) -> Iterable[Finding]:
     left_out = [one for one in case.left_out if one.what == "images"]
-    number = sum(len(one.names) for one in left_out)
+    number = sum(one.count for one in left_out)
     if number:
         title = f"{pictures_of(number)} {'was' if number == 1 else 'were'} left out at the import"
         why = " ".join(one.sentence() for one in left_out) + " Mend what should be in the set, and add it."
@@ -178,18 +178,31 @@ def _one_by_one(kind: str, title: str, why: str, severity: Severity, rows: np.nd
     return Finding(kind, title, why, severity, groups, (Fix("Drop all of them", (Drop(tuple(rows.tolist())),)),))
 
 
-def _copies(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
+def _copies(case: Case, first: np.ndarray) -> Iterable[Finding]:
     """Find pictures that show the same: under two labels, on two sides of the split, or only twice."""
+    groups = _groups(first)
     yield from _two_labels(case, [group for group in groups if len(np.unique(case.labels[group])) > 1])
-    yield from _leaks(case, groups)
-    exact, near = list[tuple[np.ndarray, int]](), list[tuple[np.ndarray, int]]()
+    yield from _leaks(case, first, groups)
+    exact, near = list[tuple[int, ...]](), list[tuple[int, ...]]()
     for group in groups:
         if len(np.unique(case.labels[group])) == len(np.unique(case.splits[group])) == 1:
-            looks = case.album.records[case.album_rows[group]]
-            largest = int(group[(looks["width"].astype(np.int64) * looks["height"]).argmax()])
-            (exact if len(np.unique(looks["digest"], axis=0)) == 1 else near).append((group, largest))
+            for rows in _around_the_largest(case, group):
+                (exact if len({_digest(case, row) for row in rows}) == 1 else near).append(rows)
     yield from _repeated("copies", exact)
     yield from _repeated("near-copies", near)
+
+
+def _around_the_largest(case: Case, group: np.ndarray) -> Iterable[tuple[int, ...]]:
+    """Divide a group: the largest picture first with those that are like it, then the largest of what is left."""
+    looks = case.album.records[case.album_rows[group]]
+    likeness = Likeness(looks)
+    left = np.argsort(-(looks["width"].astype(np.int64) * looks["height"]), kind="stable")
+    while len(left):
+        is_like = likeness.to_any(left, left[:1])
+        is_like[0] = True
+        if is_like.sum() > 1:
+            yield tuple(group[left[is_like]].tolist())
+        left = left[~is_like]
 
 
 def _two_labels(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
@@ -217,21 +230,27 @@ def _two_labels(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
     )
 
 
-def _leaks(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
+def _leaks(case: Case, first: np.ndarray, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
     across = [group for group in groups if len(np.unique(case.splits[group])) > 1]
     if not across:
         return
-    dropped, shown = list[int](), list[Group]()
+    dropped, shown, sides = list[int](), list[Group](), set[str]()
     for group in across:
-        splits = case.splits[group]
-        kept = next(split for split in SPLIT_ORDER if split in splits)
-        others = tuple(group[splits != kept].tolist())
+        kept = next(split for split in SPLIT_ORDER if split in case.splits[group])
+        sides.add(kept)
+        others = tuple(_elsewhere(case, group))
         dropped += others
         title = f"Keep it in {SPLIT_TITLES[kept]} only"
         shown.append(Group(tuple(group.tolist()), fixes=(Fix(title, (Drop(others),)),)))
-    fixes = [Fix("Drop the copies outside of training", (Drop(tuple(dropped)),))]
-    if case.version:
-        fixes.append(Fix("Split anew, copies on one side", (leak_free(case, groups),)))
+    title = "Keep each in training only, or else in test only"
+    if len(sides) == 1:
+        title = f"Drop the copies outside of {SPLIT_TITLES[sides.pop()]}"
+    fixes = [Fix(title, (Drop(tuple(dropped)),))]
+    anew = _divide(case, first, _share(case))
+    if case.version and not anew.chained:
+        joining = sum(group in anew.tested for group in anew.groups) - int((case.splits == "test").sum())
+        told = f", {pictures_of(joining)} more for testing" if joining else ""
+        fixes.append(Fix(f"Split anew, copies on one side{told}", (leak_free(case, first),)))
     yield Finding(
         "leak",
         f"{len(across):,} {'picture is' if len(across) == 1 else 'pictures are'} on both sides of the split",
@@ -242,30 +261,78 @@ def _leaks(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
     )
 
 
-def leak_free(case: Case, groups: Sequence[np.ndarray]) -> Resplit:
-    """Return the edit that divides an imported set anew, as it is divided now, with every group on one side."""
-    names = {}
-    for group in groups:
-        digests = [_digest(case, int(row)) for row in group]
-        names.update(dict.fromkeys(digests, min(digests)))
+def _elsewhere(case: Case, group: np.ndarray) -> list[int]:
+    """Return the rows of a group that are like one on a side which comes before theirs and is kept."""
+    likeness = Likeness(case.album.records[case.album_rows[group]])
+    place = np.array([SPLIT_ORDER.index(split) for split in case.splits[group]])
+    is_kept = np.ones(len(group), bool)
+    for side in range(len(SPLIT_ORDER) - 1):
+        later = np.flatnonzero(is_kept & (place > side))
+        is_kept[later] = ~likeness.to_any(later, np.flatnonzero(is_kept & (place == side)))
+    return group[~is_kept].tolist()
+
+
+def leak_free(case: Case, first: np.ndarray, share: float | None = None, seed: int = 0) -> Resplit:
+    """Return the edit that divides an imported set anew, copies on one side as far as no class is then unchecked.
+
+    `first` is as of `copies_in`; without a `share`, of which `check_share` must hold, it is divided as it is now.
+    """
+    share = _share(case) if share is None else share
+    check_share(share)
+    names, members = _divide(case, first, share).groups, defaultdict[str, set[str]](set)
+    for row in np.flatnonzero(case.album_rows >= 0).tolist():
+        members[names[row]].add(_digest(case, row))
+    together = {digest: name for name, digests in members.items() if len(digests) > 1 for digest in digests}
+    return Resplit(share, seed, together)
+
+
+def _share(case: Case) -> float:
     learnt, checked = ((case.splits == split).sum() for split in ("train", "val"))
-    return Resplit(float(checked / (learnt + checked)), groups=names)
+    return min(MOST_SHARE, float(checked / (learnt + checked)))
+
+
+@dataclass(frozen=True)
+class _Division:
+    """For each row the group that is on one side, the groups kept for testing, the classes too much alike for that."""
+
+    groups: list[str]
+    tested: set[str]
+    chained: set[str]
+
+
+def _divide(case: Case, first: np.ndarray, share: float) -> _Division:
+    """Return what must be together where a set is divided anew."""
+    digests = [_digest(case, row) if case.album_rows[row] >= 0 else f"row {row}" for row in range(len(case))]
+    least = dict[int, str]()
+    for digest, group in zip(digests, first.tolist(), strict=True):
+        least[group] = min(least.get(group, digest), digest)
+    groups = [least[group] for group in first.tolist()]
+    drawn = np.flatnonzero(case.splits != "test").tolist()
+    tested = {groups[row] for row in np.flatnonzero(case.splits == "test")}
+    _, chained = groups_to_draw(
+        [case.classes[case.labels[row]] for row in drawn],
+        [digests[row] for row in drawn],
+        [groups[row] for row in drawn],
+        share,
+        tested,
+    )
+    torn = {groups[row] for row in drawn if case.classes[case.labels[row]] in chained}
+    groups = [digest if group in torn else group for digest, group in zip(digests, groups, strict=True)]
+    return _Division(groups, {groups[row] for row in np.flatnonzero(case.splits == "test")}, chained)
 
 
 def _digest(case: Case, row: int) -> str:
     return bytes(case.album.records["digest"][case.album_rows[row]]).hex()
 
 
-def _repeated(kind: str, alike: Sequence[tuple[np.ndarray, int]]) -> Iterable[Finding]:
-    """Report copies with one label on one side, each group with the one that is kept."""
+def _repeated(kind: str, alike: Sequence[tuple[int, ...]]) -> Iterable[Finding]:
+    """Report copies with one label on one side, in each group the one that is kept first."""
     if not alike:
         return
     groups, dropped = [], list[int]()
-    for group, keep in alike:
-        others = tuple(row for row in group.tolist() if row != keep)
-        dropped += others
-        fixes = (Fix("Keep the largest", (Drop(others),)),)
-        groups.append(Group((keep, *others), fixes=fixes))
+    for rows in alike:
+        dropped += rows[1:]
+        groups.append(Group(rows, fixes=(Fix("Keep the largest", (Drop(rows[1:]),)),)))
     what = "are there more than once" if kind == "copies" else "are there again, resized, compressed or mirrored"
     what = what.replace("are", "is", 1) if len(alike) == 1 else what
     yield Finding(
@@ -278,7 +345,7 @@ def _repeated(kind: str, alike: Sequence[tuple[np.ndarray, int]]) -> Iterable[Fi
     )
 
 
-def _class_sizes(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
+def _class_sizes(case: Case, first: np.ndarray) -> Iterable[Finding]:
     is_learnt = case.splits == "train"
     learnt = np.bincount(case.labels[is_learnt], minlength=len(case.classes))
     checked = np.bincount(case.labels[case.splits == "val"], minlength=len(case.classes))
@@ -294,13 +361,23 @@ def _class_sizes(case: Case, groups: Sequence[np.ndarray]) -> Iterable[Finding]:
     if unchecked:
         title = f"{len(unchecked):,} {'class is' if len(unchecked) == 1 else 'classes are'} never checked"
         why = f"No picture of them is in the validation split: {_listed(case.classes[label] for label in unchecked)}."
-        fixes = (Fix("Split anew", (leak_free(case, groups),)),) if case.version else ()
+        helps = case.version and _can_be_checked(case, first, unchecked)
+        fixes = (Fix("Split anew", (leak_free(case, first),)),) if helps else ()
         yield Finding("unchecked-classes", title, why, Severity.WORTH_A_LOOK, fixes=fixes)
     if learnt.max() > UNEVEN * max(1, learnt.min()):
         most, least = int(learnt.argmax()), int(learnt.argmin())
         sizes = f"{case.classes[most]} has {learnt[most]:,} to learn from, {case.classes[least]} {learnt[least]:,}"
         why = f"{sizes}. A model gains by forgetting the small ones: choose balanced class weights, or add pictures."
         yield Finding("imbalance", "The classes are uneven", why, Severity.WORTH_A_LOOK)
+
+
+def _can_be_checked(case: Case, first: np.ndarray, labels: Sequence[int]) -> bool:
+    """Tell whether one of the classes has two groups that can be divided."""
+    anew, groups = _divide(case, first, _share(case)), defaultdict[int, set[str]](set)
+    for label, group in zip(case.labels.tolist(), anew.groups, strict=True):
+        if group not in anew.tested:
+            groups[label].add(group)
+    return any(len(groups[label]) > 1 for label in labels)
 
 
 def _listed(names: Iterable[str]) -> str:

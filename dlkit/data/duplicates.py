@@ -13,12 +13,14 @@ import numpy as np
 from dlkit.data.looks import ICON_SIDE
 
 ALIKE = 0.975  # correlation of two icons without their coarsest shades: of copies ≥ 0.987, of other flowers ≤ 0.92
+BOTH_COPIES = 0.95  # the same of two copies of one picture: mirrored and smaller, and larger, are down to 0.967
 COARSEST = 2  # frequencies, both ways together, that are such shades: a bright sky over dark ground makes no copies
 SAME_ASPECT = 0.05  # how far two aspects may differ, as a share, and be one picture resized
 FLAT = 12  # grey values from low to high: below, what is left is noise, and all such pictures are alike
 WORDS, BITS = 4, 16  # of a hash
 TURNS = 4  # signs nearest to zero that are also tried the other way round, in each word
 REACH = 8  # pictures before and after, in the order of the hashes, that one is compared with where many share a word
+SOME = 256  # pictures that many others are compared with at a time
 BATCH = 8192  # pictures, or pairs, that are computed at a time
 
 
@@ -36,6 +38,29 @@ def duplicate_pairs(looks: np.ndarray) -> np.ndarray:
         return exact
     near = _near_pairs(looks["icon"][rows], looks["width"][rows] / looks["height"][rows])
     return np.concatenate([exact, np.sort(rows[near], axis=1)])
+
+
+class Likeness:
+    """Which of a group's pictures show the same, compared by themselves: its ends may be joined by others only."""
+
+    def __init__(self, looks: np.ndarray) -> None:
+        self._digests = looks["digest"].view("V32").ravel()
+        self._details = _details(looks["icon"]).reshape(len(looks), ICON_SIDE**2)
+        self._aspects = looks["width"] / looks["height"]
+        self._is_flat = looks["high"].astype(int) - looks["low"] < FLAT
+
+    def to_any(self, asked: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Tell which of the `asked` rows, int64 (N,), show the same as one of the `others`, int64 (M,); bool (N,)."""
+        is_like = np.isin(self._digests[asked], self._digests[others])
+        details, is_flat = self._details[asked], self._is_flat[asked]
+        for start in range(0, len(others), SOME):
+            some = others[start : start + SOME][~self._is_flat[others[start : start + SOME]]]
+            each = self._details[some]
+            turned = each.reshape(len(some), ICON_SIDE, ICON_SIDE)[:, :, ::-1].reshape(each.shape)
+            plain, mirrored = details @ each.T, details @ turned.T
+            has_aspect = np.abs(self._aspects[asked][:, None] / self._aspects[some] - 1) <= SAME_ASPECT
+            is_like |= ((np.maximum(plain, mirrored) >= BOTH_COPIES) & has_aspect).any(axis=1) & ~is_flat
+        return is_like
 
 
 def groups_of(count: int, pairs: np.ndarray) -> np.ndarray:

@@ -124,8 +124,7 @@ class Resplit(Edit):
 
     def make(self, draft: Draft) -> str:
         """Change the splits."""
-        if not 0 < self.share <= MOST_SHARE:
-            raise DatasetError(f"The share to be checked with must be above 0 and at most {MOST_SHARE:.0%}.")
+        check_share(self.share)
         group = {picture.digest: self.groups.get(picture.digest, picture.digest) for picture in draft if picture}
         tested = {group[picture.digest] for picture in draft if picture and picture.split == "test"}
         found = [(row, picture) for row, picture in enumerate(draft) if picture]
@@ -176,6 +175,12 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
         )
     if not any(picture.split == "val" for picture in pictures):
         raise DatasetError("No picture would be left to check the model with. Keep one in the validation split.")
+
+
+def check_share(share: float) -> None:
+    """Raise DatasetError where a set cannot be divided by this share."""
+    if not 0 < share <= MOST_SHARE:
+        raise DatasetError(f"The share to be checked with must be above 0 and at most {MOST_SHARE:.0%}.")
 
 
 def check_rows(rows: Collection[int], count: int) -> None:

@@ -29,7 +29,7 @@ from dlkit.data.manifests import Picture, record_version, write_manifest
 from dlkit.data.plans import Plan
 from dlkit.data.shelf import check_room, free_name, names_alone, staging, sweep_imports
 from dlkit.data.sources import FEW, Folder, Ledger, LeftOut, Source
-from dlkit.data.split import draw_validation
+from dlkit.data.split import draw_validation, groups_to_draw
 from dlkit.data.zips import Zip
 from dlkit.errors import DatasetError, ImageError
 from dlkit.settings import settings
@@ -108,8 +108,8 @@ def import_pictures(
     """Check and keep the pictures of a plan as the data set `name`; to cancel is to stop asking.
 
     Pictures without a split are divided by class, copies of one staying together, also those that are resized,
-    compressed again or mirrored. `identity`, 32 digits that nobody
-    else uses, becomes the folder's name: by it an asker knows whether the set is there already.
+    compressed again or mirrored, unless that would leave a class nothing to be checked with. `identity`, 32 digits that
+    nobody else uses, becomes the folder's name: by it an asker knows whether the set is there already.
 
     Raises DatasetError where the name is taken, the room for imports is used up, or too little is left of the pictures,
     and DiskFullError; after each of them, and after it was cancelled, nothing of the set is left.
@@ -208,8 +208,10 @@ def _divided(
     plan: Plan, kept: list[Kept], ledger: Ledger, groups: Sequence[str], val_share: float, seed: int
 ) -> tuple[list[Kept], tuple[str, ...]]:
     """Give every picture a split, and return remarks about classes; DatasetError where too little is left."""
-    drawn = [(one.planned.label, group) for one, group in zip(kept, groups, strict=True) if one.planned.split is None]
-    is_val = draw_validation([label for label, _ in drawn], [group for _, group in drawn], val_share, seed)
+    drawn = [(one, group) for one, group in zip(kept, groups, strict=True) if one.planned.split is None]
+    labels = [one.planned.label for one, _ in drawn]
+    names, chained = groups_to_draw(labels, [one.digest for one, _ in drawn], [group for _, group in drawn], val_share)
+    is_val = draw_validation(labels, names, val_share, seed)
     splits = iter("val" if flag else "train" for flag in is_val)
     kept = [
         one if one.planned.split else replace(one, planned=replace(one.planned, split=next(splits))) for one in kept
@@ -220,6 +222,8 @@ def _divided(
     if len(learnt) < 2 or not checked & learnt:
         raise DatasetError(_too_little(plan, len(learnt), ledger.close()))
     remarks = list(plan.remarks)
+    if chained & learnt:
+        remarks.append(too_alike(chained & learnt))
     if gone := set(plan.classes) - learnt:
         remarks.append(f"Nothing to learn from is left of these classes, so they are left out: {_some(gone)}.")
     if learnt - checked and not any("no image to be checked with" in remark for remark in remarks):
@@ -227,6 +231,14 @@ def _divided(
     if moving := [one.planned.file.name for one in kept if one.is_first_of_many]:
         remarks.append(f"Of animations and files of several pages the first picture is taken: {_some(moving)}.")
     return kept, tuple(remarks)
+
+
+def too_alike(classes: Iterable[str]) -> str:
+    """Say of classes that only the same files were kept together in them."""
+    return (
+        "Nearly all pictures of these classes are like another one, as in a film, so alike pictures are on both sides "
+        f"of the split: {_some(classes)}."
+    )
 
 
 def _too_little(plan: Plan, classes: int, left_out: Sequence[LeftOut]) -> str:
@@ -254,7 +266,7 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
         "made_at": made_at,
         "made_by": f"import of {plan.title} ({plan.layout})",
         "seed": seed,
-        "left_out": [asdict(replace(one, names=one.names[:KEPT_NAMES])) for one in report.left_out],
+        "left_out": [asdict(_shortened(one)) for one in report.left_out],
         "remarks": report.remarks,
     }
     record: dict[str, Any] = {"format": RECORD_FORMAT, "name": name, "source": plan.title, "imported_at": made_at}
@@ -265,6 +277,11 @@ def _write(folder: Path, name: str, plan: Plan, kept: Sequence[Kept], report: Re
     os.sync()  # thousands of files at once: quicker than one after the other
     files.write_whole(folder / manifest_name(1), write_manifest(pictures, about))
     files.write_whole(folder / RECORD_NAME, json.dumps(record, ensure_ascii=False).encode())
+
+
+def _shortened(left_out: LeftOut) -> LeftOut:
+    names = left_out.names[:KEPT_NAMES]
+    return replace(left_out, names=names, unnamed=left_out.count - len(names))
 
 
 def _some(names: Iterable[str]) -> str:

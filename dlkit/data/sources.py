@@ -49,17 +49,26 @@ class File:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that are not imported, and why, as in "are damaged"; `what` they are: "images", "files" or "rows"."""
+    """Files that are not imported, and why, as in "are damaged"; `what` they are: "images", "files" or "rows".
+
+    `unnamed` is how many more they are than there are names: a manifest keeps only some.
+    """
 
     reason: str
     names: tuple[str, ...]
     what: str = "files"
+    unnamed: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many files they are."""
+        return len(self.names) + self.unnamed
 
     def sentence(self, total: int | None = None) -> str:
         """Say how many of how many, why, and which."""
-        number = f"{len(self.names):,}" + (f" of {total:,}" if total is not None else "")
+        number = f"{self.count:,}" + (f" of {total:,}" if total is not None else "")
         verb, _, rest = self.reason.partition(" ")
-        is_one, is_singular = len(self.names) == 1, (total or len(self.names)) == 1
+        is_one, is_singular = self.count == 1, (total or self.count) == 1
         what = self.what.removesuffix("s") if is_singular else self.what
         verb = _ONE.get(verb, verb) if is_one else verb
         shown = ", ".join(self.names[:FEW]) + (", …" if len(self.names) > FEW else ".")

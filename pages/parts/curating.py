@@ -11,7 +11,9 @@ from urllib.parse import quote
 import streamlit as st
 
 from dlkit.catalog.datasets import DatasetEntry
+from dlkit.data.cases import open_case
 from dlkit.data.comparing import Comparison, compare
+from dlkit.data.doctor import copies_in, leak_free
 from dlkit.data.edits import SPLIT_TITLES, Drop, Edit, Merge, Move, Relabel, Rename, Resplit
 from dlkit.data.manifests import Picture
 from dlkit.data.shelf import pinned, set_name
@@ -188,8 +190,14 @@ def show_split_form(version: Version) -> None:
             "Split anew",
             "resplit",
             version,
-            lambda: [Resplit(st.session_state["resplit_share"], st.session_state["resplit_seed"])],
+            lambda: [split_anew(version)],
         )
+
+
+def split_anew(version: Version) -> Resplit:
+    """Return the edit that the form asks for, with the copies that are known of."""
+    case = open_case(pinned(version.name, version.number))
+    return leak_free(case, copies_in(case), st.session_state["resplit_share"], st.session_state["resplit_seed"])
 
 
 def show_versions(version: Version, past: Sequence[Past]) -> None:

@@ -22,6 +22,7 @@ from dlkit.runs import service
 from dlkit.runs.records import State
 from dlkit.settings import settings
 from tests.archive_maker import picture, zipped
+from tests.photos import copies, flower
 from tests.test_importing import PETS, imported, leftovers
 from tests.test_uploads import worked
 
@@ -75,6 +76,19 @@ def test_new_pictures_make_a_version_on_top(tmp_path, home):
     record = json.loads((after.folder / "set.json").read_text())
     sizes = sum(path.stat().st_size for path in (after.folder / "images").iterdir())
     assert record["bytes"] == sizes + (after.folder / "manifest-2.json").stat().st_size
+
+
+def test_copies_of_pictures_that_are_there_go_to_their_side(tmp_path):
+    photos = {f"{label}/{n}": flower(n, label) for label in ("daisy", "roses") for n in range(6)}
+    imported(tmp_path, {f"{name}.jpg": data for name, data in photos.items()})
+    photos |= {f"{label}/{n}": flower(n, label) for label in ("daisy", "roses") for n in range(6, 10)}
+    more = {f"{name} {what}.jpg": data for name, photo in photos.items() for what, data in copies(photo).items()}
+    added(tmp_path, more)
+    pictures = open_version("pets").pictures
+    assert len(pictures) == 12 + len(more)
+    sides = {(one.name.removesuffix(".jpg").split()[0], one.split) for one in pictures}
+    assert len(sides) == len(photos)
+    assert {split for _, split in sides} == {"train", "val"}
 
 
 def test_pictures_that_are_there_are_told_and_not_added_again(tmp_path):

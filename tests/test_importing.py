@@ -416,12 +416,14 @@ def test_deleted_set_is_gone(tmp_path, home):
 def test_set_that_a_run_uses_is_not_deleted(tmp_path, monkeypatch, name):
     monkeypatch.setattr(service, "ensure_supervisor", lambda: None)
     imported(tmp_path, PETS)
-    run = service.submit({"dataset": "pets", "name": "my run"})
+    run = service.submit({"dataset": name, "name": "my run"})
     with pytest.raises(DatasetError, match=r"pets is used by my run\. Let it end, or cancel it, first"):
-        service.delete_dataset(name)
+        service.delete_dataset("pets")
     assert is_here("pets")
     assert service.cancel(run.id).state == State.CANCELLED
-    service.delete_dataset(name)
+    with pytest.raises(DatasetError, match="pets@1 is one version"):
+        service.delete_dataset("pets@1")
+    service.delete_dataset("pets")
     assert "pets" not in DATASETS
     assert service.config_of(service.run(run.id)) is None
 

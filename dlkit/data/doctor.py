@@ -12,7 +12,8 @@ from enum import IntEnum
 import numpy as np
 
 from dlkit.data.cases import Case
-from dlkit.data.duplicates import FLAT, Likeness, duplicate_pairs, groups_of
+from dlkit.data.copies import copies_among
+from dlkit.data.duplicates import FLAT, Likeness
 from dlkit.data.edits import MOST_SHARE, SPLIT_TITLES, Drop, Edit, Relabel, Resplit, check_share
 from dlkit.data.split import groups_to_draw
 
@@ -81,9 +82,7 @@ def examine_looks(case: Case) -> list[Finding]:
 
 def copies_in(case: Case) -> np.ndarray:
     """Return for each row the first that shows the same picture, or is joined to it by others, int64 (N,)."""
-    seen = np.flatnonzero(case.album_rows >= 0)
-    whole = seen[case.album.records["width"][case.album_rows[seen]] > 0]
-    return groups_of(len(case), whole[duplicate_pairs(case.album.records[case.album_rows[whole]])])
+    return copies_among(case.album, case.album_rows)
 
 
 def _groups(first: np.ndarray) -> list[np.ndarray]:

@@ -82,7 +82,7 @@ class Album:
     """The looks and thumbnails of a folder; `records` is RECORD (N,), read from the disk as it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._thumbnails, path = folder / THUMBNAILS_NAME, folder / LOOKS_NAME
+        self.folder, self._thumbnails, path = folder, folder / THUMBNAILS_NAME, folder / LOOKS_NAME
         self.records = _whole_records(path, self._thumbnails)
 
     def rows_of(self, digests: Iterable[str]) -> np.ndarray:

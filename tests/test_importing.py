@@ -91,6 +91,7 @@ def test_files_are_called_by_their_content_and_nothing_else_is_written(tmp_path,
         "images",
         "looks.bin",
         "manifest-1.json",
+        "pairs.npz",
         "set.json",
         "thumbnails.bin",
     ]

@@ -96,9 +96,11 @@ function draw(root, state) {
   const axis = { color: text, gridcolor: soft, backgroundcolor: back }, [across, up] = data.axes;
   const show = (name, drawn, layout) => Plotly.react(root.querySelector(`.${name}`), drawn, layout, options);
   const surface = { type: "surface", x: data.across, y: data.up, z: data.rows, ...scale, opacity: 0.85, hoverinfo: "skip" };
+  // Plotly keeps the camera as it was when the mouse was let go, and it glides on: so it is told where it is
+  const camera = root.querySelector(".space")._fullLayout?.scene?._scene?.getCamera() ?? { eye: { x: 1.5, y: -1.6, z: 1.1 } };
   show("space", [surface, ...traces(data, tick, true)], {
     ...paper, margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: "keep", showlegend: false,
-    scene: { uirevision: "keep", camera: { eye: { x: 1.5, y: -1.6, z: 1.1 } }, xaxis: { ...axis, title: { text: across }, range: ends(data.across) },
+    scene: { uirevision: JSON.stringify(camera), camera, xaxis: { ...axis, title: { text: across }, range: ends(data.across) },
              yaxis: { ...axis, title: { text: up }, range: ends(data.up) },
              zaxis: { ...axis, title: { text: heightTitle }, range: data.heights } } });
   const contour = { type: "contour", x: data.across, y: data.up, z: data.rows, ...scale, ncontours: 25, hoverinfo: "skip" };

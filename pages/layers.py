@@ -12,7 +12,7 @@ from dlkit.figures.layers import Maps, filters_image, framed, maps_of, network_f
 from dlkit.lab.code import code_of_layer
 from dlkit.runs.artifacts import IMAGENET
 from dlkit.words import count, escape_markdown, number, percent
-from pages.parts import classify, lesson, link, looking, onestep, warmth
+from pages.parts import classify, lesson, link, looking, onestep
 from pages.parts import sheet as sheets
 from pages.parts.notices import show_error, told
 
@@ -55,23 +55,12 @@ def show_page() -> None:
     if view == "step" and checkpoint == looking.BEST:
         onestep.show_none()
         return
-    if not may_load():
+    if not lesson.may_load("Look inside", "layers"):
         return
     if view == "step":
         onestep.show(model, checkpoint)
     elif picture is not None:
         show_layers(model, checkpoint, picture)
-
-
-def may_load() -> bool:
-    """Let the visitor decide when PyTorch is loaded, where the server was not warmed up."""
-    if warmth.is_loaded() or warmth.warming.is_set():
-        return True
-    place = st.empty()
-    if not place.button("Look inside", type="primary", icon=":material/layers:", key="look"):
-        return False
-    place.empty()
-    return True
 
 
 def show_layers(model: str, checkpoint: str, picture: classify.Picture) -> None:

@@ -208,6 +208,9 @@ view = lesson.ask_choice(
     titles=lambda name: TENSOR_VIEWS[name].title,
     draw=st.segmented_control,
 )
+if not lesson.may_load("Run the examples", "play_arrow"):
+    lesson.show_text(TENSOR_VIEWS[view])
+    st.stop()
 with st.spinner("Loading PyTorch …", show_time=True), warmth.torch_loaded():
     from dlkit.engine import tensors
 values = asked(view)

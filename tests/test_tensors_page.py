@@ -21,7 +21,16 @@ def opened(**parameters: str) -> AppTest:
     app.switch_page("tensors.py")
     for name, value in parameters.items():
         app.query_params[f"tensors_{name}" if name not in ("hide", "lock") else name] = value
-    return again(app)
+    return pressed(again(app))
+
+
+def pressed(app: AppTest) -> AppTest:
+    """Load PyTorch where it is not there yet."""
+    for button in app.button:
+        if button.key == "look":
+            button.click()
+            return again(app)
+    return app
 
 
 def again(app: AppTest) -> AppTest:

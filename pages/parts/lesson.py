@@ -11,7 +11,7 @@ import streamlit as st
 from dlkit.catalog.views import ViewEntry
 from dlkit.errors import UnknownChoice
 from dlkit.words import escape_markdown
-from pages.parts import link
+from pages.parts import link, warmth
 from pages.parts.notices import show_error
 
 HIDE, LOCK = "hide", "lock"
@@ -80,6 +80,17 @@ def ask_button(name: str, title: str, icon: str, on_click: Callable[[], None], *
             type="primary" if is_first else "secondary",
             disabled=is_locked(name),
         )
+
+
+def may_load(title: str, icon: str) -> bool:
+    """Let the visitor decide when PyTorch is loaded, where the server was not warmed up."""
+    if warmth.is_loaded() or warmth.warming.is_set():
+        return True
+    place = st.empty()
+    if not place.button(title, type="primary", icon=f":material/{icon}:", key="look"):
+        return False
+    place.empty()
+    return True
 
 
 def show_text(view: ViewEntry) -> None:

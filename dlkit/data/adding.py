@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlkit.data.duplicates import duplicate_pairs, groups_of
+from dlkit.data.duplicates import duplicate_pairs, groups_of, least_of_groups
 from dlkit.data.importing import VAL_SHARE, ImportProgress, Kept, Report, keep_all, too_alike
 from dlkit.data.layouts import image_path
 from dlkit.data.looks import RECORD, Album, append_album
@@ -107,10 +107,7 @@ def _groups(base: Path, added: Path, digests: Sequence[str]) -> list[str]:
                 seen[digest] = album.records[row]
     known = list(seen)
     first = groups_of(len(known), duplicate_pairs(np.array(list(seen.values()), RECORD)))
-    least = dict[int, str]()
-    for digest, group in zip(known, first.tolist(), strict=True):
-        least[group] = min(least.get(group, digest), digest)
-    names = {digest: least[group] for digest, group in zip(known, first.tolist(), strict=True)}
+    names = dict(zip(known, least_of_groups(known, first), strict=True))
     return [names.get(digest, digest) for digest in digests]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dlkit.data.cases import Case
 from dlkit.data.copies import copies_among
-from dlkit.data.duplicates import FLAT, Likeness
+from dlkit.data.duplicates import FLAT, Likeness, least_of_groups
 from dlkit.data.edits import MOST_SHARE, SPLIT_TITLES, Drop, Edit, Relabel, Resplit, check_share
 from dlkit.data.split import groups_to_draw
 
@@ -302,10 +302,7 @@ class _Division:
 def _divide(case: Case, first: np.ndarray, share: float) -> _Division:
     """Return what must be together where a set is divided anew."""
     digests = [_digest(case, row) if case.album_rows[row] >= 0 else f"row {row}" for row in range(len(case))]
-    least = dict[int, str]()
-    for digest, group in zip(digests, first.tolist(), strict=True):
-        least[group] = min(least.get(group, digest), digest)
-    groups = [least[group] for group in first.tolist()]
+    groups = least_of_groups(digests, first)
     drawn = np.flatnonzero(case.splits != "test").tolist()
     tested = {groups[row] for row in np.flatnonzero(case.splits == "test")}
     _, chained = groups_to_draw(

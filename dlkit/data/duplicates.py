@@ -76,6 +76,17 @@ def groups_of(count: int, pairs: np.ndarray) -> np.ndarray:
             return first
 
 
+def least_of_groups(digests: Sequence[str], first: np.ndarray) -> list[str]:
+    """Return for each row the least digest of its group, so that it depends neither on names nor on the order.
+
+    `first`, int64 (N,), is as of `groups_of`.
+    """
+    least: dict[int, str] = {}
+    for digest, group in zip(digests, first.tolist(), strict=True):
+        least[group] = min(least.get(group, digest), digest)
+    return [least[group] for group in first.tolist()]
+
+
 def _first_of_each_digest(looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows with a digest of their own, and for every row the first with its digest."""
     _, rows, which = np.unique(looks["digest"].view("V32").ravel(), return_index=True, return_inverse=True)

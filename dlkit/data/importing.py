@@ -21,6 +21,7 @@ from typing import Any
 from dlkit import files, machine
 from dlkit.catalog.imported import RECORD_FORMAT, RECORD_NAME
 from dlkit.data.copies import copies_among
+from dlkit.data.duplicates import least_of_groups
 from dlkit.data.images import check_picture, image_digest
 from dlkit.data.labels import Labelled
 from dlkit.data.layouts import image_path, manifest_name
@@ -160,10 +161,7 @@ def _groups(folder: Path, kept: Sequence[Kept]) -> list[str]:
     """Return for each picture the least digest among its copies, so that it does not depend on names or order."""
     album = Album(folder)
     first = copies_among(album, album.rows_of(one.digest for one in kept))
-    names: dict[int, str] = {}
-    for one, group in zip(kept, first.tolist(), strict=True):
-        names[group] = min(names.get(group, one.digest), one.digest)
-    return [names[group] for group in first.tolist()]
+    return least_of_groups([one.digest for one in kept], first)
 
 
 def _in_threads(
